@@ -1,0 +1,47 @@
+"""expo extrapolate: ExPO between two checkpoints."""
+
+import click
+
+from expo.cli.options import writing
+from expo.recipe import CHOICES
+
+
+@click.command(short_help="Push an aligned model further from its SFT start.")
+@click.option("--sft", "--base", "sft", required=True, help="Where the alignment started: folder, file or Hub id.")
+@click.option("--dpo", "--aligned", "dpo", required=True, help="Where it ended; its names, config and files are kept.")
+@click.option("--alpha", default=0.3, show_default=True, help="How far past DPO to go; 0 copies it.")
+@click.option(
+    "--arithmetic",
+    type=click.Choice(CHOICES["arithmetic"]),
+    default="exact",
+    show_default=True,
+    help="Reference repeats the ExPO authors' three bfloat16 roundings, to reproduce published checkpoints.",
+)
+@writing
+def extrapolate(sft: str, dpo: str, alpha: float, arithmetic: str, **options) -> None:
+    """Write DPO + ALPHA * (DPO - SFT) to OUTPUT, tile by tile.
+
+    SFT and DPO are a folder, a .safetensors or .bin file, or a Hub id (org/name or org/name@revision).
+    A killed run continues when the same command is repeated.
+    """
+    from expo.cli.write import write
+    from expo.recipe import extrapolation, parse_rename, parse_size
+
+    recipe = extrapolation(
+        sft=sft,
+        dpo=dpo,
+        alpha=alpha,
+        arithmetic=arithmetic,
+        dtype=options["dtype"],
+        rounding=options["rounding"],
+        seed=options["seed"],
+        shard_size=parse_size(options["shard_size"]) if options["shard_size"] else None,
+        on_mismatch=options["on_mismatch"],
+        vocabulary=options["vocabulary"],
+        tied=options["tied"],
+        rename=tuple(parse_rename(rule) for rule in options["rename"]),
+        saturate=options["saturate"],
+        allow_non_finite=options["allow_non_finite"],
+        max_header=parse_size(options["max_header"]),
+    )
+    write(recipe, options)

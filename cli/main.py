@@ -1,0 +1,80 @@
+"""The `expo` command: a lazy group, so that `expo --help` imports no torch; and the one place that reports errors."""
+
+import importlib
+import sys
+
+import click
+
+from expo.errors import ExpoError, Interrupted
+from expo.version import __version__
+
+# command -> (module, one line); a module is imported when its command is used.
+COMMANDS = {
+    "extrapolate": (
+        "expo.cli.extrapolate",
+        "Push an aligned model further from its SFT start: DPO + ALPHA (DPO - SFT).",
+    ),
+    "inspect": ("expo.cli.inspect", "Show what a checkpoint holds: tensors, types, shapes, sizes, layers."),
+    "diff": ("expo.cli.diff", "Compare two checkpoints tensor by tensor, and what an alpha would really move."),
+    "verify": ("expo.cli.verify", "Check a checkpoint against its manifest, or recompute it from its inputs."),
+    "demo": ("expo.cli.demo", "Train two toy models, extrapolate, and see whether it helped (3 minutes)."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported one by one, when used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        return getattr(importlib.import_module(COMMANDS[name][0]), name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+    def resolve_command(self, ctx: click.Context, args: list[str]):
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from expo.errors import nearest
+
+            error.message += nearest(args[0], COMMANDS)
+            raise
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="expo")
+def group() -> None:
+    """Weight-space model surgery: checkpoints go in, tiles flow one way, a checkpoint comes out."""
+
+
+def main() -> None:
+    """Run the command line; exit 2 for usage, 1 for an error that expo raises on purpose, 130 when interrupted."""
+    try:
+        group(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        sys.exit(2)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except Interrupted as error:
+        click.echo(str(error), err=True)
+        sys.exit(130)
+    except ExpoError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""What every command that writes a checkpoint does after it has a recipe: plan, run, and say what came of it."""
+
+import json
+from typing import Any
+
+import click
+
+from expo.recipe import Recipe
+
+
+def write(recipe: Recipe, options: dict[str, Any]) -> None:
+    """Plan and run a recipe under the shared options; prints the plan or the summary."""
+    from expo.planning.budget import default_threads, summary, totals
+    from expo.planning.build import plan
+
+    quiet, as_json = options["quiet"], options["as_json"]
+    planned = plan(recipe)
+    threads = options["threads"] or default_threads()
+    if options["dry_run"]:
+        if as_json:
+            click.echo(json.dumps({"plan": totals(planned, threads), "warnings": planned.warnings}))
+        else:
+            click.echo(summary(planned, threads))
+            _warn(*planned.warnings)
+        return
+    if not quiet:
+        click.echo(summary(planned, threads), err=True)
+    report = _run(planned, options, threads)
+    if as_json:
+        click.echo(json.dumps(report.record()))
+    elif not quiet:
+        click.echo(_closing(report))
+
+
+def _run(planned, options: dict[str, Any], threads: int):
+    from expo.cli.progress import Progress
+    from expo.stream import run  # torch loads here
+
+    moved = (planned.n_bytes_read + planned.n_bytes_written) / max(1, planned.n_bytes_written)
+    total = sum(job.n_bytes for job in planned.jobs)
+    with Progress(total, moved_for_each=moved, quiet=options["quiet"]) as progress:
+        return run(
+            planned,
+            options["output"],
+            overwrite=options["overwrite"],
+            threads=threads,
+            device=options["device"],
+            progress=progress,
+            warn=_warn,
+        )
+
+
+def _closing(report) -> str:
+    """The summary that closes a run."""
+    from expo.planning.budget import size
+
+    record = report.record()
+    lines = [
+        f"wrote {report.output}: {report.tensors} tensors, {size(report.n_bytes_written)} "
+        f"in {report.seconds:.2f} s + {report.fsync_seconds:.2f} s to the disk"
+        + (f", {record['gb_per_second']:.2f} GB/s read and written" if record["gb_per_second"] else "")
+        + f", peak memory {report.peak_rss / 2**20:.0f} MiB"
+    ]
+    if report.segments_resumed:
+        lines.append(f"continued: {report.segments_resumed} segments of an earlier run were kept")
+    if report.effective_alpha is not None:
+        lines.append(
+            f"effective alpha {report.effective_alpha:g} of {report.alpha:g} asked, cosine {report.fidelity.cosine:.4f}"
+        )
+    lines.append(f"next: expo verify {report.output}")
+    return "\n".join(lines)
+
+
+def _warn(*texts: str) -> None:
+    for text in texts:
+        click.echo(f"warning: {text}", err=True)

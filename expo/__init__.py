@@ -1,0 +1,72 @@
+"""expo: weight-space model surgery. Extrapolate and merge checkpoints exactly, in constant memory.
+
+    import expo
+    expo.extrapolate(sft="A", dpo="B", alpha=0.3, output="OUT")
+
+Names are loaded when first used, so that `import expo` costs nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from expo.version import __version__
+
+if TYPE_CHECKING:
+    from expo.checkpoint import open_checkpoint
+    from expo.methods import method
+    from expo.planning import plan
+    from expo.recipe import Recipe, extrapolation
+    from expo.stream import load_model, run
+
+_HOMES = {
+    "Recipe": "expo.recipe",
+    "extrapolation": "expo.recipe",
+    "load_model": "expo.stream",
+    "method": "expo.methods",
+    "open_checkpoint": "expo.checkpoint",
+    "plan": "expo.planning",
+    "run": "expo.stream",
+}
+
+__all__ = [
+    "Recipe",
+    "__version__",
+    "extrapolate",
+    "extrapolation",
+    "load_model",
+    "method",
+    "open_checkpoint",
+    "plan",
+    "run",
+]
+
+
+def extrapolate(*, sft, dpo, output, alpha: float = 0.3, overwrite: bool = False, **settings: Any):
+    """Write dpo + alpha * (dpo - sft) to the folder `output`; returns the run's Report.
+
+    sft, dpo: a folder, a weight file, or a Hub id (org/name or org/name@revision).
+    settings: fields of Recipe (dtype, rounding, seed, ...) and options of `expo.run` (threads, device, ...).
+    Raises RecipeError, PlanError, OutputError or a DataError; the output appears whole or not at all.
+    Source: Zheng et al., "Model Extrapolation Expedites Alignment", arXiv:2404.16792.
+    """
+    from dataclasses import fields
+
+    from expo.planning import plan
+    from expo.recipe import Recipe, extrapolation
+    from expo.stream import run
+
+    of_recipe = {field.name for field in fields(Recipe)}
+    asked = {name: value for name, value in settings.items() if name in of_recipe}
+    options = {name: value for name, value in settings.items() if name not in of_recipe}
+    recipe = extrapolation(sft=sft, dpo=dpo, alpha=alpha, **asked)
+    return run(plan(recipe), output, overwrite=overwrite, **options)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'expo' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

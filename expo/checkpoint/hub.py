@@ -1,0 +1,161 @@
+"""Fetch a repository's model into huggingface_hub's cache, pinned to one commit; tokens stay inside that library."""
+
+import glob
+import os
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from expo.checkpoint.contents import WEIGHT_SUFFIXES, choose_weights, is_side_file
+from expo.checkpoint.source import from_folder
+from expo.checkpoint.spec import Source
+from expo.checkpoint.weight_map import read_weight_map
+from expo.errors import (
+    HubAccessDenied,
+    HubError,
+    HubNotCached,
+    HubRepositoryNotFound,
+    HubRevisionNotFound,
+    HubUnreachable,
+    MissingShard,
+    NotACheckpoint,
+    UnreadableFile,
+)
+
+PATIENCE_S = 1.5  # to open a connection; an unreachable Hub is reported within 2 s
+ANSWER_S = 15.0  # to answer over an open connection
+
+
+def fetch(text: str, repo_id: str, revision: str | None, *, max_header: int) -> Source:
+    """The source of a Hub repository: only its chosen weights and side files are downloaded.
+
+    Without a connection the cached snapshot serves, if it is whole. Raises a HubError.
+    """
+    try:
+        commit, names = _listing(repo_id, revision)
+    except HubUnreachable as error:
+        return _from_cache(text, repo_id, revision, error, max_header)
+    first = choose_weights(names, text)
+    wanted = {first, *filter(is_side_file, names)}
+    if first.endswith(".json"):
+        folder = _download(repo_id, commit, {first})
+        shards = set(read_weight_map(folder / first, max_header=max_header).values())
+        absent = sorted(shards - set(names))
+        if absent:
+            raise MissingShard(f"{repo_id}@{commit}/{first}", f"lists shards that are not there: {absent[:5]}.")
+        wanted |= shards
+    folder = _download(repo_id, commit, wanted)
+    return from_folder(text, folder, repo_id=repo_id, revision=commit, max_header=max_header)
+
+
+def _listing(repo_id: str, revision: str | None) -> tuple[str, list[str]]:
+    """The commit's 40 hex digits and the names of its files."""
+    from huggingface_hub import HfApi, constants
+
+    if constants.HF_HUB_OFFLINE:
+        raise HubUnreachable(f"{repo_id}: HF_HUB_OFFLINE is set.")
+    _probe(constants.ENDPOINT)
+    with _translated(repo_id, revision):
+        # connect, read, write, pool
+        timeout = (PATIENCE_S, ANSWER_S, ANSWER_S, ANSWER_S)
+        found = HfApi().model_info(repo_id, revision=revision, timeout=timeout)
+    if not re.fullmatch(r"[0-9a-f]{40}", found.sha or ""):
+        raise HubError(f"{repo_id}: the Hub named no commit for {revision or 'main'}.")
+    return found.sha, [file.rfilename for file in found.siblings or []]
+
+
+def _download(repo_id: str, commit: str, names: set[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    patterns = sorted(glob.escape(name) for name in names)
+    with _translated(repo_id, commit):
+        return Path(snapshot_download(repo_id, revision=commit, allow_patterns=patterns))
+
+
+def _from_cache(text: str, repo_id: str, revision: str | None, cause: HubUnreachable, max_header: int) -> Source:
+    """The source in a cached snapshot, which must be whole as far as its files and its cached listing tell."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    ignored = [f"*{suffix}" for suffix in WEIGHT_SUFFIXES] + [".*", "*/.*", "README.md", "checkpoint-*/*"]
+    try:
+        with _translated(repo_id, revision, LocalEntryNotFoundError):
+            folder = Path(snapshot_download(repo_id, revision=revision, local_files_only=True, ignore_patterns=ignored))
+        source = from_folder(text, folder, repo_id=repo_id, revision=folder.name, max_header=max_header)
+        absent = [name for name in source.weights if not (folder / name).exists()]
+    except (LocalEntryNotFoundError, NotACheckpoint, UnreadableFile):
+        absent = ["its files"]
+    if absent:
+        problem = f"{cause}\nThe cache does not hold the whole of {text}: {', '.join(absent[:5])} missing."
+        remedy = f"With a connection: `hf download {repo_id}{f' --revision {revision}' if revision else ''}`."
+        raise (HubNotCached if "HF_HUB_OFFLINE" in str(cause) else HubUnreachable)(problem, remedy) from None
+    return source
+
+
+def _probe(endpoint: str) -> None:
+    """Fail soon where no connection opens: a name server or a firewall that drops packets costs a minute else."""
+    address = urlsplit(endpoint)
+    if {address.scheme, "all"} & getproxies().keys() and not proxy_bypass(address.hostname):
+        return
+    failure: list[OSError] = []
+
+    def connect() -> None:
+        try:
+            port = address.port or (443 if address.scheme == "https" else 80)
+            socket.create_connection((address.hostname, port), timeout=PATIENCE_S).close()
+        except OSError as error:
+            failure.append(error)
+
+    attempt = threading.Thread(target=connect, daemon=True)
+    attempt.start()
+    attempt.join(PATIENCE_S)
+    if attempt.is_alive() or failure:
+        reason = (failure and failure[0].strerror) or "no answer"
+        raise HubUnreachable(f"{address.hostname}: the Hub cannot be reached ({reason}).")
+
+
+@contextmanager
+def _translated(repo_id: str, revision: str | None, *passed: type[Exception]) -> Iterator[None]:
+    """Turn huggingface_hub's errors into one class each; their texts may hold headers and are not repeated."""
+    try:
+        yield
+    except passed:
+        raise
+    except Exception as error:
+        _raise_as_ours(error, repo_id, revision)
+
+
+def _raise_as_ours(error: Exception, repo_id: str, revision: str | None) -> NoReturn:
+    from huggingface_hub import errors
+
+    page = f"https://huggingface.co/{repo_id}"
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, errors.RevisionNotFoundError):
+        raise HubRevisionNotFound(
+            f"{repo_id}: no branch, tag or commit {revision!r}.", f"See {page}/tree/main for those there are."
+        ) from None
+    if isinstance(error, errors.GatedRepoError) or status == 403:
+        raise HubAccessDenied(
+            f"{repo_id}: this account has no access.", f"Ask for it at {page}, then run `hf auth login`."
+        ) from None
+    if isinstance(error, errors.RepositoryNotFoundError) or status in (401, 404):
+        raise HubRepositoryNotFound(
+            f"{repo_id}: no such model on the Hub, or a private one.",
+            "Check the spelling; for a private one run `hf auth login`, for a folder write ./ before its name.",
+        ) from None
+    if isinstance(error, errors.HFValidationError):
+        raise HubRepositoryNotFound(f"{repo_id}: not a valid Hub id.", "A Hub id is org/name.") from None
+    if status == 429:
+        raise HubError(f"{repo_id}: the Hub limits the rate of requests.", "Wait some minutes, and log in.") from None
+    if status is not None and status < 500:
+        raise HubError(f"{repo_id}: the Hub answered with status {status}.", "Try again later.") from None
+    if isinstance(error, OSError) and error.errno is not None and status is None:
+        raise HubError(f"{repo_id}: download stopped: {os.strerror(error.errno)}.", "Run it again to go on.") from None
+    reason = f"status {status}" if status else type(error).__name__
+    raise HubUnreachable(f"{repo_id}: the Hub cannot be reached ({reason}).", "Check the connection.") from None

@@ -1,0 +1,89 @@
+"""Open a checkpoint: join its shards' headers, its index and its config into one table. Holds no tensor data."""
+
+from pathlib import Path
+
+from expo.checkpoint.files import DEFAULT_MAX_HEADER, check_inside, read_small
+from expo.checkpoint.header import read_header
+from expo.checkpoint.source import resolve
+from expo.checkpoint.spec import Checkpoint, Source, TensorSpec, WeightFile
+from expo.checkpoint.strict_json import parse_object, shown
+from expo.checkpoint.weight_map import read_weight_map
+from expo.errors import MissingShard, MissingTensor, NotACheckpoint, RepeatedTensor, UnlistedTensor
+
+
+def open_checkpoint(source: str | Path | Source, *, max_header: int = DEFAULT_MAX_HEADER) -> Checkpoint:
+    """Every tensor that a checkpoint stores, shard by shard in the order of file names, by offset inside a shard.
+
+    source: a folder, a weight file, an index, or a Hub id `org/name[@revision]`; max_header: in bytes.
+    Raises a SourceError, HeaderError or IndexMismatch; no tensor is ever left out.
+    """
+    if not isinstance(source, Source):
+        source = resolve(source, max_header=max_header)
+    listed = read_weight_map(source.folder / source.index, max_header=max_header) if source.index else None
+    if listed is not None:
+        _check_shards_exist(source, listed)
+    files: dict[str, WeightFile] = {}
+    tensors: dict[str, TensorSpec] = {}
+    for name in source.weights:
+        file, specs = _read_table(source, name, max_header)
+        files[name] = file
+        for spec in specs:
+            _check_place(source, spec, tensors, listed)
+            tensors[spec.name] = spec
+    _check_all_found(source, tensors, listed)
+    return Checkpoint(source, files, tensors, read_config(source))
+
+
+def read_config(source: Source) -> dict:
+    """config.json as an object, {} where the checkpoint has none."""
+    if "config.json" not in source.side_files:
+        return {}
+    path = source.folder / "config.json"
+    return parse_object(read_small(path, DEFAULT_MAX_HEADER), path, what="config")
+
+
+def _read_table(source: Source, name: str, max_header: int) -> tuple[WeightFile, list[TensorSpec]]:
+    if source.index:
+        check_inside(source.folder, name)
+    if name.endswith(".bin"):
+        from expo.checkpoint.pickled import read_pickled  # loads torch
+
+        return read_pickled(source.folder / name, name, max_header=max_header)
+    return read_header(source.folder / name, name, max_header=max_header)
+
+
+def _check_shards_exist(source: Source, listed: dict[str, str]) -> None:
+    absent = [name for name in source.weights if not (source.folder / name).exists()]
+    if absent:
+        lost = next(tensor for tensor, file in listed.items() if file == absent[0])
+        raise MissingShard(
+            source.folder / source.index,
+            f"{len(absent)} of {len(source.weights)} shards are not in the folder: {', '.join(absent[:5])}"
+            f"{', ...' if len(absent) > 5 else ''} (of {shown(lost)}, for one).",
+        )
+
+
+def _check_place(source: Source, spec: TensorSpec, seen: dict[str, TensorSpec], listed: dict[str, str] | None) -> None:
+    """The index sends `spec` to the very shard that holds it, and no other shard holds it too."""
+    path = source.folder / spec.file
+    if spec.name in seen:
+        raise RepeatedTensor(path, f"holds {shown(spec.name)}, and so does {seen[spec.name].file}.")
+    if listed is None:
+        return
+    place = listed.get(spec.name)
+    if place is None:
+        raise UnlistedTensor(path, f"holds {shown(spec.name)}, which {source.index} does not list.")
+    if place != spec.file:
+        raise UnlistedTensor(path, f"holds {shown(spec.name)}, which {source.index} places in {place}.")
+
+
+def _check_all_found(source: Source, tensors: dict[str, TensorSpec], listed: dict[str, str] | None) -> None:
+    if not tensors:
+        raise NotACheckpoint(f"{source.folder}: {', '.join(source.weights)} holds no tensor.")
+    absent = [name for name in listed or () if name not in tensors]
+    if absent:
+        file = listed[absent[0]]
+        more = f" ({len(absent)} such tensors in all)" if len(absent) > 1 else ""
+        raise MissingTensor(
+            source.folder / source.index, f"lists {shown(absent[0])} in {file}, which does not hold it{more}."
+        )

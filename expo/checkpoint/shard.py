@@ -1,0 +1,106 @@
+"""Read bytes of tensors from weight files: one descriptor a file, positioned reads, any number of threads."""
+
+import os
+import threading
+from typing import Self
+
+from expo.checkpoint.files import open_regular
+from expo.checkpoint.spec import Checkpoint, TensorSpec, WeightFile
+from expo.errors import ChangedFile, TruncatedShard, UnreadableFile
+
+
+class Shard:
+    """One open weight file, the same that its header was read from."""
+
+    def __init__(self, file: WeightFile):
+        self.file = file
+        self.fd = open_regular(file.path)
+        try:
+            self.check_unchanged()
+        except ChangedFile:
+            self.close()
+            raise
+
+    def read_into(self, out: memoryview, spec: TensorSpec, start: int = 0) -> None:
+        """Fill `out` with bytes [start, start + len(out)) of one tensor.
+
+        Raises TruncatedShard where the file ends early, UnreadableFile where the system fails.
+        """
+        out = memoryview(out).cast("B")
+        assert start >= 0 and start + len(out) <= spec.n_bytes, f"{spec.name}: bytes beyond the tensor"
+        # Linux reads at most 2 GiB - 4 KiB a call, and an embedding can be larger.
+        done = 0
+        while done < len(out):
+            at = spec.offset + start + done
+            try:
+                n_bytes = os.preadv(self.fd, [out[done:]], at)
+            except OSError as error:
+                where = f"{self.file.path}: byte {at}, tensor {spec.name!r}"
+                raise UnreadableFile(f"{where}: {error.strerror}.", "Check the disk or the network.") from error
+            if n_bytes == 0:
+                raise TruncatedShard(self.file.path, spec.name, at)
+            done += n_bytes
+
+    def advise(self, spec: TensorSpec, start: int, n_bytes: int) -> None:
+        """Ask the kernel to read bytes of one tensor ahead; a hint that never fails."""
+        n_bytes = min(n_bytes, spec.n_bytes - start)
+        # A length of 0 would mean "to the end of the file"; macOS has no such call.
+        if n_bytes > 0 and hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self.fd, spec.offset + start, n_bytes, os.POSIX_FADV_WILLNEED)
+
+    def check_unchanged(self) -> None:
+        """ChangedFile unless size and time of change are still those of the plan."""
+        now = os.fstat(self.fd)
+        if (now.st_size, now.st_mtime_ns) != (self.file.n_bytes, self.file.mtime_ns):
+            what = f"{self.file.n_bytes} bytes, now {now.st_size}" if now.st_size != self.file.n_bytes else "new time"
+            raise ChangedFile(f"{self.file.path}: changed after its header was read ({what}).")
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+class Shards:
+    """The open weight files of one checkpoint: each opened once, at its first read."""
+
+    def __init__(self, checkpoint: Checkpoint):
+        self.files = checkpoint.files
+        self._open: dict[str, Shard] = {}
+        self._lock = threading.Lock()
+
+    def read_into(self, out: memoryview, spec: TensorSpec, start: int = 0) -> None:
+        """Fill `out` with bytes [start, start + len(out)) of one tensor; safe from any thread."""
+        self._shard(spec.file).read_into(out, spec, start)
+
+    def advise(self, spec: TensorSpec, start: int, n_bytes: int) -> None:
+        """Ask the kernel to read bytes of one tensor ahead."""
+        self._shard(spec.file).advise(spec, start, n_bytes)
+
+    def check_unchanged(self) -> None:
+        """ChangedFile if a file that was read has been written to since."""
+        for shard in list(self._open.values()):
+            shard.check_unchanged()
+
+    def close(self) -> None:
+        """Close every file; the next read would open it again."""
+        with self._lock:
+            while self._open:
+                self._open.popitem()[1].close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self.check_unchanged()
+        finally:
+            self.close()
+
+    def _shard(self, name: str) -> Shard:
+        shard = self._open.get(name)
+        if shard is None:
+            with self._lock:
+                if name not in self._open:
+                    self._open[name] = Shard(self.files[name])
+                shard = self._open[name]
+        return shard

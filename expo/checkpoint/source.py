@@ -1,0 +1,113 @@
+"""From what the user wrote (a folder, a file, a Hub id) to where the bytes are, pinned. Reads names, not tensors."""
+
+import os
+import re
+from pathlib import Path
+
+from expo.checkpoint.contents import TRAINER_FOLDER, check_whole, choose_weights, is_side_file
+from expo.checkpoint.files import DEFAULT_MAX_HEADER, check_inside
+from expo.checkpoint.spec import Source
+from expo.checkpoint.weight_map import read_weight_map
+from expo.errors import AdapterNotModel, MissingSource, NotACheckpoint, UnreadableFile, UnsupportedFormat, nearest
+
+HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(.+))?")
+
+
+def resolve(text: str | Path, *, max_header: int = DEFAULT_MAX_HEADER) -> Source:
+    """Where a checkpoint is: a local path that exists, else a Hub id `org/name[@revision]`.
+
+    A Hub id downloads what the model needs into huggingface_hub's cache, and is pinned to one commit.
+    Raises a SourceError that says what was looked for and what to do.
+    """
+    spelled = str(text)
+    path = Path(spelled).expanduser() if spelled.strip() else None
+    if path is not None and os.path.isdir(path):
+        return from_folder(spelled, path, max_header=max_header)
+    if path is not None and os.path.exists(path):
+        return _from_file(spelled, path, max_header)
+    hub = HUB_ID.fullmatch(spelled)
+    if isinstance(text, Path) or hub is None or (hub[2] is None and _looks_local(path)):
+        raise _missing(spelled, path)
+    from expo.checkpoint.hub import fetch  # loads huggingface_hub
+
+    return fetch(spelled, hub[1], hub[2], max_header=max_header)
+
+
+def from_folder(
+    text: str, folder: Path, *, repo_id: str | None = None, revision: str | None = None, max_header: int
+) -> Source:
+    """The source in a folder on this machine, which may be a repository's snapshot."""
+    folder = folder.absolute()
+    names = list_files(folder)
+    first = choose_weights(names, text)
+    sides = tuple(name for name in names if is_side_file(name))
+    _check_files(folder, (first, *sides))
+    weights, index = _shards(folder, first, max_header)
+    return Source(text, folder, weights, index, sides, repo_id, revision)
+
+
+def list_files(folder: Path) -> list[str]:
+    """Every file below a folder as a sorted path inside it; hidden and trainers' folders are not entered."""
+    names = []
+
+    def refuse(error: OSError) -> None:
+        raise UnreadableFile(f"{error.filename}: cannot be listed: {error.strerror}.", "Check its permissions.")
+
+    for here, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and not TRAINER_FOLDER.match(name))
+        inside = Path(here).relative_to(folder)
+        for name in folders:
+            check_inside(folder, str(inside / name))
+        names += [(inside / name).as_posix() for name in files]
+    return sorted(names)
+
+
+def _from_file(text: str, path: Path, max_header: int) -> Source:
+    path = path.absolute()
+    folder, name = path.parent, path.name
+    if not name.endswith((".safetensors", ".bin", ".safetensors.index.json", ".bin.index.json")):
+        raise UnsupportedFormat(
+            f"{text}: not a weight file that expo reads.",
+            "Pass a folder, a .safetensors or .bin file, a *.safetensors.index.json, or a Hub id.",
+        )
+    if name.startswith("adapter_model."):
+        raise AdapterNotModel(f"{text}: an adapter's weights, not a whole model.", "Merge it into its base first.")
+    check_whole(name, text)
+    weights, index = _shards(folder, name, max_header)
+    sides: tuple[str, ...] = ()
+    if os.path.isfile(folder / "config.json"):
+        sides = tuple(name for name in list_files(folder) if is_side_file(name))
+        _check_files(folder, sides)
+    return Source(text, folder, weights, index, sides)
+
+
+def _shards(folder: Path, first: str, max_header: int) -> tuple[tuple[str, ...], str | None]:
+    """The weight files that a file or an index stands for, and the index."""
+    if not first.endswith(".json"):
+        return (first,), None
+    listed = read_weight_map(folder / first, max_header=max_header)
+    return tuple(sorted(set(listed.values()))), first
+
+
+def _check_files(folder: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        check_inside(folder, name)
+        if not os.path.isfile(folder / name):
+            raise UnreadableFile(f"{folder / name}: a broken link, or not a regular file.", "Restore or remove it.")
+
+
+def _looks_local(path: Path) -> bool:
+    """True where a first part exists here, so that a mistyped folder is not looked up on the Hub."""
+    return os.path.isdir(path.parent) or path.suffix in {".safetensors", ".bin", ".json", ".gguf", ".pt"}
+
+
+def _missing(text: str, path: Path | None) -> MissingSource | NotACheckpoint:
+    if path is None:
+        return MissingSource("The name of a checkpoint is empty.", "Pass a folder, a weight file or a Hub id.")
+    siblings: list[str] = []
+    if os.path.isdir(path.parent):
+        siblings = [str(path.parent / name) for name in os.listdir(path.parent) if not name.startswith(".")]
+    remedy = "A Hub id is org/name or org/name@revision."
+    if os.path.islink(path):
+        remedy = f"It is a link to {os.readlink(path)}, which does not exist."
+    return MissingSource(f"{text}: no such file or folder.{nearest(str(path), siblings)}", remedy)

@@ -1,0 +1,24 @@
+"""ExPO: push an aligned model further along the direction in which alignment moved it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from expo.methods.declare import method
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@method(donor="aligned", nothing=lambda alpha: alpha == 0, paper="arXiv:2404.16792")
+def extrapolate(base: Tensor, aligned: Tensor, *, alpha: float = 0.3) -> Tensor:
+    """aligned + alpha * (aligned - base), element by element.
+
+    An element that the two models share keeps its bits. Zheng et al., "Model Extrapolation Expedites
+    Alignment", equation 1. Tiles are (n,), float32 or float64.
+    """
+    # Subtracting (base - aligned) keeps -0.0, which adding (aligned - base) would turn into +0.0.
+    step = base - aligned
+    step *= alpha
+    result = aligned - step
+    return aligned.where(base == aligned, result) if alpha < 0 else result

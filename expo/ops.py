@@ -1,0 +1,115 @@
+"""Tile arithmetic shared by methods and the stream: rounding, counter noise, finiteness. Knows tensors, no names.
+
+Everything here is built from operations whose bits do not depend on tile size, instruction set or device:
+separate mul, add, sub, compare, where, casts, and integer operations on the bits of floats.
+"""
+
+import torch
+import xxhash
+from torch import Tensor
+
+from expo.dtypes import DType
+
+SEGMENT = 1_048_576  # elements: the fixed unit of work, journal, hashing and noise
+_MASK64 = (1 << 64) - 1
+
+
+def torch_dtype(dtype: DType) -> torch.dtype:
+    """torch's own object for one element type; only for types that torch has."""
+    return getattr(torch, dtype.torch_name)
+
+
+def noise_key(seed: int, purpose: str, name: str, position: int = 0) -> int:
+    """A 64-bit key: each (seed, purpose, output tensor, input position) has a stream of its own."""
+    return xxhash.xxh3_64_intdigest(f"{seed}\0{purpose}\0{name}\0{position}".encode())
+
+
+def counter_noise(key: int, start: int, n: int, device: torch.device | str = "cpu", *, bits: int = 32) -> Tensor:
+    """Noise for elements [start, start + n), int32 or int16 (n,): a function of key, width and index alone.
+
+    An integer hash of the index (Wellons' "lowbias32"), keyed anew each segment; the range must not cross a
+    segment's border. With 16 bits two neighbours share one hash, which halves the cost.
+    """
+    segment, first = divmod(start, SEGMENT)
+    segment_key = xxhash.xxh3_64_intdigest(segment.to_bytes(8, "little"), seed=key & _MASK64)
+    if bits == 32:
+        return _hashed(segment_key, first, first + n, device)
+    words = _hashed(segment_key, first // 2, (first + n + 1) // 2, device)
+    return words.view(torch.int16)[first % 2 : first % 2 + n]
+
+
+def _hashed(key: int, first: int, last: int, device: torch.device | str) -> Tensor:
+    """lowbias32 of each counter in [first, last) under a 64-bit key."""
+    word = torch.arange(first, last, dtype=torch.int32, device=device).bitwise_xor_(_signed(key >> 32))
+    word.bitwise_xor_(word.bitwise_right_shift(16).bitwise_and_(0xFFFF)).mul_(_signed(0x7FEB352D))
+    word.bitwise_xor_(word.bitwise_right_shift(15).bitwise_and_(0x1FFFF)).mul_(_signed(0x846CA68B))
+    word.add_(_signed(key))
+    return word.bitwise_xor_(word.bitwise_right_shift(16).bitwise_and_(0xFFFF))
+
+
+def _signed(word: int) -> int:
+    """The same 32 bits as a signed number, which is what int32 tensors take."""
+    word &= 0xFFFFFFFF
+    return word - (1 << 32) if word >> 31 else word
+
+
+def round_nearest(wide: Tensor, out: Tensor) -> None:
+    """Round `wide` (float32 or float64) once, to nearest even, into `out`."""
+    if wide.dtype == torch.float64 and out.dtype not in (torch.float64, torch.float32):
+        # torch goes from float64 to narrow types by way of float32, which would round twice.
+        wide = _round_to_odd(wide)
+    out.copy_(wide)
+
+
+def _round_to_odd(wide: Tensor) -> Tensor:
+    """float64 to float32, inexact results with the last bit set: rounding again to nearest is then exact."""
+    near = wide.to(torch.float32)
+    back = near.to(torch.float64)
+    bits = near.view(torch.int32)
+    bits = torch.where(back.abs() > wide.abs(), bits - 1, bits)  # towards zero
+    return torch.where(back != wide, bits | 1, bits).view(torch.float32)
+
+
+def round_stochastic(wide: Tensor, out: Tensor, dtype: DType, key: int, start: int) -> None:
+    """Round `wide`, elements [start, start + n), up or down so that the mean is exact; the noise is the key's.
+
+    A value that `dtype` holds exactly never moves. Infinities stay; NaN is the caller's to keep.
+    """
+    if wide.dtype == torch.float32 and dtype.name == "BF16":
+        # A bfloat16 is the upper half of a float32: add 16 random bits to the lower half and cut it off.
+        noise = counter_noise(key, start, len(wide), wide.device, bits=16)
+        upper = wide.view(torch.int32).add(noise).add_(1 << 15).bitwise_right_shift_(16)
+        out.view(torch.int16).copy_(upper)
+    else:
+        noise = counter_noise(key, start, len(wide), wide.device)
+        out.copy_(_stochastic(wide.to(torch.float64), dtype, noise))
+
+
+def _stochastic(wide: Tensor, dtype: DType, noise: Tensor) -> Tensor:
+    """The general form in float64: floor(x / step + u) * step, where step is the grid's at x. Exact scalings only."""
+    exponent = (wide.view(torch.int64) >> 52 & 0x7FF) - 1023
+    scale = exponent.clamp_(min=dtype.min_exponent) - dtype.mantissa  # the step at x is 2**scale
+    steps = wide * _power_of_two(-scale)
+    below = torch.floor(steps)
+    u = ((noise.to(torch.int64) & 0xFFFFFFFF).to(torch.float64) + 0.5) * 2.0**-32
+    rounded = (below + (steps - below > u).to(torch.float64)) * _power_of_two(scale)
+    return torch.where(torch.isfinite(wide), rounded.copysign(wide), wide)
+
+
+def _power_of_two(exponent: Tensor) -> Tensor:
+    """2**exponent as float64 from its bits; exponent int64 within the normal range."""
+    return (exponent.clamp(-1022, 1023) + 1023 << 52).view(torch.float64)
+
+
+def clamp_to(wide: Tensor, dtype: DType) -> Tensor:
+    """Values beyond the type's range become its largest; NaN stays."""
+    return wide.clamp(-dtype.largest, dtype.largest)
+
+
+def first_bad(wide: Tensor, dtype: DType, *, saturate: bool) -> int | None:
+    """Index of the first element that is not finite, or (unless saturated) that rounds beyond the type's range."""
+    bad = ~torch.isfinite(wide)
+    if not saturate:
+        bad |= wide.abs() >= dtype.overflow
+    found = bad.nonzero()
+    return int(found[0]) if len(found) else None

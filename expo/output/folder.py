@@ -1,0 +1,182 @@
+"""A folder as the sink of a run: bytes at known offsets in files of known size, published whole or not at all."""
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from expo.errors import DiskFull, OutputError
+from expo.output.journal import Finished, Journal, read_journals
+from expo.output.partial import Partial
+
+_FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
+
+
+class FolderSink:
+    """Fills OUT.partial/files and publishes it as OUT. One process; its threads share it."""
+
+    def __init__(self, output: str | Path, *, overwrite: bool = False):
+        self.output = Path(os.path.abspath(output))
+        self.overwrite = overwrite
+        self.partial = Partial(self.output)
+        self.fds: dict[str, int] = {}
+        self.journal: Journal | None = None
+        self.finished: dict[tuple[int, int], Finished] = {}
+
+    def check(self, inputs: Mapping[str, Path], n_bytes: int) -> None:
+        """Everything that can be known to fail, before anything is written.
+
+        inputs: what each input is called, and the folder or file it is. n_bytes: size of the output.
+        """
+        for role, path in inputs.items():
+            path = Path(os.path.realpath(path))
+            real = Path(os.path.realpath(self.output))
+            if real == path or path in real.parents:
+                raise OutputError(
+                    f"{self.output} lies inside {role} ({path}), which is read-only. Choose another output."
+                )
+            if real in path.parents:
+                raise OutputError(f"{role} ({path}) lies inside {self.output}. Choose another output.")
+        if self.partial.state() == "open" and os.path.lexists(self.output):
+            if not self.output.is_dir():
+                raise OutputError(f"{self.output} is a file. Choose another output.")
+            if not self.overwrite:
+                raise OutputError(f"{self.output} exists. To replace it when the new one is complete: --overwrite.")
+        self._check_room(n_bytes)
+
+    def _check_room(self, n_bytes: int) -> None:
+        parent = self.output.parent
+        while not parent.exists():
+            parent = parent.parent
+        if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+            raise OutputError(f"{parent} cannot be written to. Choose another output, or change its permissions.")
+        there = 0
+        if self.partial.files.is_dir():
+            there = sum(path.stat().st_blocks * 512 for path in self.partial.files.rglob("*") if path.is_file())
+        free = shutil.disk_usage(parent).free
+        if n_bytes - there > free:
+            raise DiskFull(
+                f"{parent} has {free / 1e9:.2f} GB free, and the output needs {(n_bytes - there) / 1e9:.2f} GB. "
+                "Nothing was written. Free some room, or choose another output."
+            )
+
+    def open(self, fingerprint: str, description: str, shards: Sequence) -> bool:
+        """Take the partial folder and size its files; True if the result is complete already.
+
+        shards: each with a name, its header's bytes, and its size n_bytes.
+        """
+        self.partial.open(fingerprint, description)
+        if self.partial.state() != "open":
+            return True
+        self.finished = read_journals(self.partial.folder)
+        with self.full_disk_is_clear():
+            self.partial.files.mkdir(exist_ok=True)
+            self._clear_all_but({shard.name for shard in shards})
+            for shard in shards:
+                self._open_shard(shard)
+            self.journal = Journal(self.partial.folder)
+        return False
+
+    def _clear_all_but(self, shards: set[str]) -> None:
+        """Small files of an earlier try are written anew."""
+        for path in self.partial.files.rglob("*"):
+            if path.is_file() and str(path.relative_to(self.partial.files)) not in shards:
+                path.unlink()
+
+    def _open_shard(self, shard) -> None:
+        path = self.partial.files / shard.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd = self.fds[shard.name] = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        if os.fstat(fd).st_size != shard.n_bytes:
+            os.ftruncate(fd, shard.n_bytes)
+        _pwrite(fd, memoryview(shard.header), 0)
+
+    def write(self, job, start: int, data: memoryview) -> None:
+        """Write bytes [start, start + len(data)) of one output tensor."""
+        with self.full_disk_is_clear():
+            _pwrite(self.fds[job.file], data, job.at + start)
+
+    def read_into(self, job, start: int, data: memoryview) -> bool:
+        """Read back bytes of one output tensor; False if they are not all there."""
+        return os.preadv(self.fds[job.file], [data], job.at + start) == len(data)
+
+    def record(self, job_index: int, segment: int, finished: Finished) -> None:
+        """Note a finished segment, so that a later run need not repeat it."""
+        with self.full_disk_is_clear():
+            self.journal.add(job_index, segment, finished)
+
+    def sync(self) -> float:
+        """Put every byte written so far on the disk; returns the seconds it took."""
+        began = time.perf_counter()
+        for fd in self.fds.values():
+            os.fsync(fd)
+        return time.perf_counter() - began
+
+    def add_file(self, name: str, content: str) -> None:
+        """Add a small text file."""
+        with self.full_disk_is_clear():
+            path = self.partial.files / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content, encoding="utf-8")
+
+    def add_index(self, name: str, weight_map: Mapping[str, str], n_bytes: int) -> None:
+        """Add the index of a sharded checkpoint."""
+        index = {"metadata": {"total_size": n_bytes}, "weight_map": dict(weight_map)}
+        self.add_file(name, json.dumps(index, indent=2, ensure_ascii=False) + "\n")
+
+    def publish(self) -> None:
+        """Make the output appear, whole, under its name."""
+        self._close()
+        if self.partial.state() == "open":
+            for path in self.partial.files.rglob("*"):
+                _fsync_path(path)
+            _fsync_path(self.partial.files)
+            self.partial.mark_done()
+        self.partial.publish(overwrite=self.overwrite)
+
+    def abandon(self, *, drop: bool) -> None:
+        """Let go after a failure; `drop` removes what was written, otherwise the same command continues."""
+        self._close()
+        if drop:
+            self.partial.drop()
+        self.partial.release()
+
+    def _close(self) -> None:
+        for fd in self.fds.values():
+            os.close(fd)
+        self.fds = {}
+        if self.journal:
+            self.journal.close()
+            self.journal = None
+
+    @contextlib.contextmanager
+    def full_disk_is_clear(self):
+        """Turn what the file system refuses into one clear error."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno in _FULL:
+                raise DiskFull(
+                    f"no room for more bytes in {self.partial.folder} ({error.strerror}). What is written stays: "
+                    "free some room and repeat the command to continue."
+                ) from error
+            raise OutputError(f"cannot write {self.partial.folder}: {error.strerror}.") from error
+
+
+def _pwrite(fd: int, data: memoryview, at: int) -> None:
+    # Linux writes at most 2 GiB - 4 KiB a call, and a full disk may take a part.
+    done = 0
+    while done < len(data):
+        done += os.pwrite(fd, data[done:], at + done)
+
+
+def _fsync_path(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,95 @@
+"""What a plan costs: memory, disk, bytes to move; and how it reads in words."""
+
+import math
+import os
+
+from expo.planning.jobs import Job, Plan
+
+INTERPRETER = 240 * 2**20  # bytes: Python with torch, pydantic and rich, measured on Linux
+TILE = 65_536  # elements a worker holds of each input at a time
+
+
+def default_threads() -> int:
+    """One a core that this process may use, at most 8: more gain nothing on one disk."""
+    return min(8, len(os.sched_getaffinity(0)))
+
+
+def wide_bytes(job: Job) -> int:
+    """Bytes of one element while it is computed on: 4 where nothing has over 16 bits, else 8."""
+    narrow = job.dtype.bits <= 16 and all(operand.spec.dtype.bits <= 16 for operand in job.operands)
+    return 4 if narrow else 8
+
+
+def scratch_bytes(job: Job, tile: int = TILE) -> int:
+    """Bytes that one worker needs for one tile of a job."""
+    raw = sum(operand.spec.dtype.bits for operand in job.operands) + job.dtype.bits
+    # Wide copies of each input, the result, and four temporaries of rounding and of the report.
+    wide = (len(job.operands) + 5) * wide_bytes(job)
+    return tile * (raw // 8 + wide)
+
+
+def peak_memory(plan: Plan, threads: int, tile: int = TILE) -> int:
+    """Bytes of memory a run needs, whatever the size of the checkpoints."""
+    headers = 2048 * sum(len(checkpoint.tensors) for checkpoint in plan.inputs.values())
+    return INTERPRETER + headers + threads * max((scratch_bytes(job, tile) for job in plan.jobs), default=0)
+
+
+def size(n_bytes: float) -> str:
+    """Bytes for a person: 2.47 GB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if n_bytes < 999.5:
+            return f"{n_bytes:.3g} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:.3g} TB"
+
+
+def count(n: float) -> str:
+    """A number of parameters for a person: 1.24 B."""
+    for unit in ("", " K", " M", " B"):
+        if n < 999.5:
+            return f"{n:.3g}{unit}"
+        n /= 1000
+    return f"{n:.3g} T"
+
+
+def totals(plan: Plan, threads: int) -> dict[str, int]:
+    """The plan's budget in numbers; bytes unless the name says otherwise."""
+    copied = sum(job.method is None for job in plan.jobs)
+    return {
+        "tensors": len(plan.jobs),
+        "tensors_computed": len(plan.jobs) - copied,
+        "tensors_copied": copied,
+        "tensors_left_out": len(plan.left_out),
+        "parameters": sum(job.n_elements for job in plan.jobs),
+        "bytes_to_read": plan.n_bytes_read,
+        "bytes_to_write": plan.n_bytes_written,
+        "peak_memory": peak_memory(plan, threads),
+    }
+
+
+def summary(plan: Plan, threads: int) -> str:
+    """The plan in a few lines, as --dry-run prints it."""
+    recipe, cost = plan.recipe, totals(plan, threads)
+    parameters = ", ".join(f"{name} {value}" for name, value in recipe.parameters.items())
+    lines = [f"{recipe.method} ({parameters})"]
+    for role, checkpoint in plan.inputs.items():
+        types = sorted({spec.dtype.name for spec in checkpoint.tensors.values()})
+        lines.append(
+            f"  {role:<8} {checkpoint.source.label}: {len(checkpoint.tensors)} tensors, "
+            f"{count(checkpoint.n_parameters)} parameters, {' '.join(types)}, {size(checkpoint.n_bytes)}"
+        )
+    types = sorted({job.dtype.name for job in plan.jobs})
+    lines.append(
+        f"  output   {cost['tensors']} tensors ({cost['tensors_computed']} computed, {cost['tensors_copied']} copied, "
+        f"{cost['tensors_left_out']} left out), {' '.join(types)} {recipe.rounding}, "
+        f"{len(plan.shards)} file{'s' if len(plan.shards) != 1 else ''}"
+    )
+    lines.append(
+        f"  needs    {size(cost['peak_memory'])} of memory, {size(cost['bytes_to_write'])} of disk; "
+        f"reads {size(cost['bytes_to_read'])}, about {math.ceil(_moved(cost) / 1e9)} s for each GB/s of the disk"
+    )
+    return "\n".join(lines)
+
+
+def _moved(cost: dict[str, int]) -> int:
+    return cost["bytes_to_read"] + cost["bytes_to_write"]

@@ -1,0 +1,98 @@
+"""The plan's complaints and warnings in words: what differs, both sides, and what to do about it."""
+
+import os.path
+
+from expo.checkpoint.spec import Checkpoint, TensorSpec
+
+SHOWN = 8  # names listed before the rest is counted
+_SCALES = ("weight_scale_inv", "weight_scale", "scale_weight", "input_scale", "absmax", "qweight", "qzeros")
+
+
+def shapes_differ(donor: str, spec: TensorSpec, role: str, other: TensorSpec, vocabulary: bool) -> str:
+    rows = f"  {spec.shape!s:<18} {donor}\n  {other.shape!s:<18} {role}"
+    if vocabulary:
+        return (
+            f"{spec.name}: shapes differ\n{rows}\n"
+            f"To compute the rows that both have and keep {donor}'s others: --vocabulary common-rows. "
+            f"To keep {donor}'s tensor whole: --vocabulary keep-base."
+        )
+    return f"{spec.name}: shapes differ\n{rows}\nTo keep {donor}'s tensor: --on-mismatch copy."
+
+
+def dtypes_differ(donor: str, spec: TensorSpec, role: str, other: TensorSpec) -> str:
+    return (
+        f"{spec.name}: types differ, and not both can be computed on\n"
+        f"  {spec.dtype!s:<18} {donor}\n  {other.dtype!s:<18} {role}\n"
+        f"To keep {donor}'s tensor: --on-mismatch copy."
+    )
+
+
+def rename_collides(role: str, first: str, second: str, renamed: str) -> str:
+    return f"--rename gives two tensors of {role} one name: {first} and {second} both become {renamed}."
+
+
+def one_sided(
+    donor: str, checkpoint: Checkpoint, missing: list[str], role: str, other: Checkpoint, extra: list[str]
+) -> str:
+    """Tensors on one side only, with a ready --rename where one explains them."""
+    parts = []
+    if missing:
+        parts.append(f"{len(missing)} tensors only in {donor} ({checkpoint.source.label}):\n{_listed(missing)}")
+    if extra:
+        parts.append(f"{len(extra)} tensors only in {role} ({other.source.label}):\n{_listed(extra)}")
+    if rule := suggested_rename(missing, extra):
+        parts.append(f"The names differ by a prefix: --rename '{rule}'.")
+    else:
+        parts.append("To copy such tensors: --on-mismatch copy. To leave them out: --on-mismatch skip.")
+    return "\n".join(parts)
+
+
+def suggested_rename(missing: list[str], extra: list[str]) -> str | None:
+    """A prefix rule that turns every extra name into a missing one, if there is one."""
+    if not missing or not extra:
+        return None
+    wanted = set(missing)
+    for target in missing:
+        shared = os.path.commonprefix([extra[0][::-1], target[::-1]])[::-1]
+        cut = 0 if len(shared) in (len(extra[0]), len(target)) else shared.find(".") + 1
+        tail = shared[cut:]
+        if not tail:
+            continue
+        old, new = extra[0][: -len(tail)], target[: -len(tail)]
+        if old != new and all(name.startswith(old) and new + name[len(old) :] in wanted for name in extra):
+            return f"{old}=>{new}"
+    return None
+
+
+def quantised(inputs: dict[str, Checkpoint]) -> list[str]:
+    """One refusal for each input that needs scales which this plan would ignore."""
+    problems = []
+    for role, checkpoint in inputs.items():
+        said = checkpoint.config.get("quantization_config")
+        kind = said.get("quant_method", "unknown") if isinstance(said, dict) else None
+        scales = [name for name in checkpoint.tensors if name.endswith(_SCALES)]
+        if kind or scales:
+            why = (
+                f"its config.json says quantization_config: {kind}" if kind else f"it holds scales, such as {scales[0]}"
+            )
+            problems.append(
+                f"{role} ({checkpoint.source.label}) is quantised: {why}. Its numbers mean nothing without their "
+                "scales, which expo does not read yet. Use the unquantised checkpoint."
+            )
+    return problems
+
+
+def architectures(inputs: dict[str, Checkpoint]) -> list[str]:
+    """A warning where the configs name different architectures."""
+    named = {role: checkpoint.config.get("architectures") for role, checkpoint in inputs.items()}
+    named = {role: ", ".join(map(str, names)) for role, names in named.items() if isinstance(names, list)}
+    if len(set(named.values())) < 2:
+        return []
+    return ["the configs name different architectures: " + "; ".join(f"{role} {name}" for role, name in named.items())]
+
+
+def _listed(names: list[str]) -> str:
+    lines = [f"  {name}" for name in names[:SHOWN]]
+    if len(names) > SHOWN:
+        lines.append(f"  ... and {len(names) - SHOWN} more")
+    return "\n".join(lines)

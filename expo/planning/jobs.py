@@ -1,0 +1,102 @@
+"""What will happen: one Job for each output tensor, with exact offsets. Plain records; no tensor data."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from expo.checkpoint.spec import Checkpoint, TensorSpec
+from expo.dtypes import DType
+from expo.methods import find_method
+from expo.recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class RowRun:
+    """Consecutive rows of a donor's tensor and where an operand keeps them."""
+
+    first: int  # row of the donor
+    n_rows: int
+    source: int | None  # first of the same rows in the operand; None: it has none, the donor's own stand in
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """One stored tensor that goes into a job."""
+
+    role: str
+    spec: TensorSpec
+    rows: tuple[RowRun, ...] | None = None  # None: element i of the operand is element i of the output
+
+
+@dataclass(frozen=True)
+class Job:
+    """One output tensor: where it goes, and what it is made of."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+    n_elements: int
+    file: str  # output shard
+    at: int  # its first byte in that shard
+    operands: tuple[Operand, ...]  # in the order of the method's roles; only the donor for a copy
+    donor: int  # the operand that the result is measured against, and that a copy copies
+    method: str | None  # None: the donor's values, in the output's type
+    parameters: dict[str, Any] = field(default_factory=dict)
+    noise_name: str = ""  # the name that keys its noise: tied tensors share one
+    must_equal: bool = False  # a copy whose operands must all hold the same bytes
+
+    @property
+    def n_bytes(self) -> int:
+        return self.dtype.n_bytes(self.n_elements)
+
+    @property
+    def is_raw_copy(self) -> bool:
+        """True when the donor's bytes are the result."""
+        return self.method is None and self.operands[self.donor].spec.dtype == self.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class OutputShard:
+    """One file to write: its header, and its size with the header."""
+
+    name: str
+    header: bytes
+    n_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class TiedPair:
+    """Two stored tensors of one input that its config ties, so that they must hold the same bytes."""
+
+    role: str
+    name: str
+    copy: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything known before the first byte is read."""
+
+    recipe: Recipe
+    inputs: dict[str, Checkpoint]  # by role, in the method's order
+    jobs: tuple[Job, ...]  # in the order of the output's bytes
+    shards: tuple[OutputShard, ...]
+    tied: tuple[TiedPair, ...] = ()
+    left_out: tuple[str, ...] = ()  # tensors that a policy keeps out of the output
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def donor(self) -> Checkpoint:
+        """The input whose names, config, side files and shards the output takes."""
+        return self.inputs[find_method(self.recipe.method).donor]
+
+    @property
+    def n_bytes_written(self) -> int:
+        return sum(shard.n_bytes for shard in self.shards)
+
+    @property
+    def n_bytes_read(self) -> int:
+        return sum(operand.spec.n_bytes for job in self.jobs for operand in job.operands)
+
+    @property
+    def weight_map(self) -> dict[str, str]:
+        return {job.name: job.file for job in self.jobs}

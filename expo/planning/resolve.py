@@ -1,0 +1,150 @@
+"""Which input tensors make which output tensor. Collects every complaint; reads headers and configs only."""
+
+from dataclasses import dataclass, field
+
+from expo.checkpoint.spec import Checkpoint, TensorSpec
+from expo.methods import find_method
+from expo.planning import complaints
+from expo.planning.jobs import Operand, TiedPair
+from expo.planning.tied import embedding_of, says_tied, tied_heads
+from expo.planning.vocabulary import is_vocabulary, row_runs
+from expo.recipe import Recipe
+
+
+@dataclass
+class Match:
+    """One output tensor and the stored tensors it is made of, by role."""
+
+    name: str
+    operands: dict[str, Operand]
+    copied_from: str | None = None  # the role whose values are kept; None: computed
+    must_equal: bool = False
+
+
+@dataclass
+class Resolution:
+    """All output tensors in the donor's order, extra ones last; and everything that stands in the way."""
+
+    matches: list[Match] = field(default_factory=list)
+    tied: list[TiedPair] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+class Resolver:
+    """Matches the donor's tensors with the other inputs' under one recipe's policies."""
+
+    def __init__(self, recipe: Recipe, inputs: dict[str, Checkpoint]):
+        self.recipe = recipe
+        self.inputs = inputs
+        self.donor_role = find_method(recipe.method).donor
+        self.donor = inputs[self.donor_role]
+        self.others = [role for role in inputs if role != self.donor_role]
+        self.found = Resolution()
+        self.tables = {role: self._table(role) for role in inputs}
+
+    def resolve(self) -> Resolution:
+        self.found.problems += complaints.quantised(self.inputs)
+        self.found.warnings += complaints.architectures(self.inputs)
+        for role, table in self.tables.items():
+            self._settle_heads(role, table)
+        for name, spec in self.donor.tensors.items():
+            self._match(name, spec)
+        for role in self.others:
+            self._report_missing(role)
+            self._settle_extra(role)
+        return self.found
+
+    def _table(self, role: str) -> dict[str, TensorSpec]:
+        """An input's tensors under the donor's spelling."""
+        tensors = self.inputs[role].tensors
+        if role == self.donor_role:
+            return dict(tensors)
+        table: dict[str, TensorSpec] = {}
+        for name, spec in tensors.items():
+            renamed = name
+            for old, new in self.recipe.rename:
+                if name.startswith(old):
+                    renamed = new + name[len(old) :]
+                    break
+            if renamed in table:
+                self.found.problems.append(complaints.rename_collides(role, table[renamed].name, name, renamed))
+            table[renamed] = spec
+        return table
+
+    def _settle_heads(self, role: str, table: dict[str, TensorSpec]) -> None:
+        """A tied head is the embedding: stored copies must agree, absent ones are read from the embedding."""
+        checkpoint = self.inputs[role]
+        ties = says_tied(checkpoint)
+        for head, embedding in tied_heads(table).items():
+            other_lacks_it = role != self.donor_role and head not in self.donor.tensors
+            may_tie = ties or (ties is None and other_lacks_it)
+            if may_tie and self.recipe.tied == "error":
+                self.found.tied.append(TiedPair(role, table[embedding].name, table[head].name))
+            if may_tie and other_lacks_it and says_tied(self.donor) is not False:
+                del table[head]
+        if role == self.donor_role or ties is False:
+            return
+        for head in self.donor.tensors:
+            embedding = None if head in table else embedding_of(head, table)
+            if embedding and table[embedding].shape[1:] == self.donor.tensors[head].shape[1:]:
+                table[head] = table[embedding]
+
+    def _match(self, name: str, spec: TensorSpec) -> None:
+        operands = {self.donor_role: Operand(self.donor_role, spec)}
+        for role in self.others:
+            other = self.tables[role].get(name)
+            fit = self._fit(role, spec, other) if other else self.recipe.on_mismatch
+            if not isinstance(fit, Operand):
+                self._apply_policy(fit, Match(name, operands, self.donor_role))
+                return
+            operands[role] = fit
+        if spec.dtype.computed:
+            self.found.matches.append(Match(name, operands))
+        else:
+            # Only the policy that copies may let copies differ.
+            self.found.matches.append(Match(name, operands, self.donor_role, self.recipe.on_mismatch != "copy"))
+
+    def _apply_policy(self, policy: str, kept: Match) -> None:
+        """What becomes of a tensor that does not fit; "error" has its complaint already."""
+        if policy == "skip":
+            self.found.left_out.append(kept.name)
+        else:
+            self.found.matches.append(
+                Match(kept.name, {self.donor_role: kept.operands[self.donor_role]}, self.donor_role)
+            )
+
+    def _fit(self, role: str, spec: TensorSpec, other: TensorSpec) -> Operand | str:
+        """The other input's tensor as an operand, or the policy that applies because it does not fit."""
+        policy = self.recipe.on_mismatch
+        if spec.dtype.computed != other.dtype.computed or (not spec.dtype.computed and spec.dtype != other.dtype):
+            if policy == "error":
+                self.found.problems.append(complaints.dtypes_differ(self.donor_role, spec, role, other))
+            return policy
+        if spec.shape == other.shape:
+            return Operand(role, other)
+        vocabulary = is_vocabulary(spec, self.donor, other, self.inputs[role])
+        if vocabulary and self.recipe.vocabulary == "keep-base":
+            return "copy"
+        if vocabulary and self.recipe.vocabulary == "common-rows":
+            return Operand(role, other, row_runs(spec, self.donor, other, self.inputs[role]))
+        if policy == "error":
+            self.found.problems.append(complaints.shapes_differ(self.donor_role, spec, role, other, vocabulary))
+        return policy
+
+    def _report_missing(self, role: str) -> None:
+        missing = [name for name in self.donor.tensors if name not in self.tables[role]]
+        extra = [spec.name for name, spec in self.tables[role].items() if name not in self.donor.tensors]
+        if self.recipe.on_mismatch == "error" and (missing or extra):
+            self.found.problems.append(
+                complaints.one_sided(self.donor_role, self.donor, missing, role, self.inputs[role], extra)
+            )
+
+    def _settle_extra(self, role: str) -> None:
+        """Tensors that the donor lacks: left out, or copied behind the donor's own, by name."""
+        for name in sorted(set(self.tables[role]) - set(self.donor.tensors)):
+            if self.recipe.on_mismatch == "copy":
+                self.found.matches.append(Match(name, {role: Operand(role, self.tables[role][name])}, role))
+            else:
+                self.found.left_out.append(name)

@@ -1,0 +1,47 @@
+"""Tied weights: which checkpoint stores its output head, and which only the embedding that the head is tied to.
+
+Nothing here lists architectures: heads and embeddings are known by the last parts of their names.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from expo.checkpoint.spec import Checkpoint, TensorSpec
+
+EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight", "shared.weight",
+              "tok_embeddings.weight", "embeddings.weight", "embedding.weight")  # fmt: skip
+HEADS = ("lm_head.weight", "embed_out.weight", "output.weight", "output_layer.weight", "decoder.weight",
+         "embed_tokens.weight")  # fmt: skip
+
+
+def ends_with(name: str, endings: Iterable[str]) -> bool:
+    """True when whole dotted components at the end of `name` spell one of the endings."""
+    return any(name == ending or name.endswith("." + ending) for ending in endings)
+
+
+def says_tied(checkpoint: Checkpoint) -> bool | None:
+    """What the config says of tie_word_embeddings; None where it says nothing."""
+    config = checkpoint.config
+    inner = config.get("text_config")
+    said = config.get("tie_word_embeddings", inner.get("tie_word_embeddings") if isinstance(inner, dict) else None)
+    return said if isinstance(said, bool) else None
+
+
+def embedding_of(head: str, tensors: Mapping[str, TensorSpec]) -> str | None:
+    """The input embedding that a head may be tied to: of the same width, stored beside it."""
+    if not ends_with(head, HEADS):
+        return None
+    found = [name for name in tensors if name != head and ends_with(name, EMBEDDINGS)]
+    # An encoder-decoder has several: the shared one first, else the one nearest the head's own prefix.
+    found.sort(key=lambda name: (not ends_with(name, ("shared.weight",)), name.count(".")))
+    return found[0] if found else None
+
+
+def tied_heads(tensors: Mapping[str, TensorSpec]) -> dict[str, str]:
+    """Each stored head and the stored embedding of the same shape that it could be tied to."""
+    heads = {}
+    for name, spec in tensors.items():
+        if ends_with(name, HEADS) and not ends_with(name, EMBEDDINGS):
+            embedding = embedding_of(name, tensors)
+            if embedding and tensors[embedding].shape == spec.shape:
+                heads[name] = embedding
+    return heads

@@ -1,0 +1,110 @@
+"""What the user asks for: a method, its inputs and parameters, and how to write the result. No I/O, no tensors."""
+
+import re
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from expo.dtypes import BY_TORCH_NAME, COMPUTED, DTYPES, DType
+from expo.errors import BadSetting, RecipeError
+from expo.methods import find_method
+
+CHOICES = {
+    "rounding": ("nearest", "stochastic"),
+    "arithmetic": ("exact", "reference"),
+    "on_mismatch": ("error", "copy", "skip"),
+    "vocabulary": ("error", "common-rows", "keep-base"),
+    "tied": ("error", "keep"),
+}
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One run: which models go in, by which method, and in which form the result is written."""
+
+    method: str
+    models: dict[str, str]  # role -> folder, file or Hub id; the method's signature names the roles
+    parameters: dict[str, Any] = field(default_factory=dict)
+    dtype: str | None = None  # torch's or safetensors' name; None keeps each tensor's type
+    rounding: str = "nearest"
+    arithmetic: str = "exact"  # "reference" repeats the ExPO authors' three bfloat16 roundings
+    seed: int = 0  # of stochastic rounding
+    shard_size: int | None = None  # bytes; None follows the donor's shards
+    on_mismatch: str = "error"  # tensors on one side only, or of different shape
+    vocabulary: str = "error"  # embeddings with different numbers of rows
+    tied: str = "error"  # stored copies of tied weights that differ
+    rename: tuple[tuple[str, str], ...] = ()  # (prefix, prefix in the donor's spelling), for the other inputs
+    saturate: bool = False
+    allow_non_finite: bool = False
+    max_header: int = 16 * 2**20  # bytes
+
+    def __post_init__(self) -> None:
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                raise BadSetting(name, getattr(self, name), known)
+        method = find_method(self.method)
+        if missing := [role for role in method.roles if role not in self.models]:
+            raise RecipeError(f"{self.method} needs {' and '.join(method.roles)}; {missing[0]} is not given.")
+        object.__setattr__(self, "parameters", method.checked(self.parameters))
+        self.output_dtype()
+        if self.arithmetic == "reference" and self.method != "extrapolate":
+            raise RecipeError("arithmetic: reference repeats the ExPO authors' script; it exists for extrapolate only.")
+
+    def output_dtype(self) -> DType | None:
+        """The element type that floats are written in, or None to keep each tensor's."""
+        if self.arithmetic == "reference":
+            if self.dtype not in (None, "bfloat16", "BF16"):
+                raise RecipeError("arithmetic: reference always writes bfloat16, as the authors' script does.")
+            return DTYPES["BF16"]
+        if self.dtype is None:
+            return None
+        dtype = BY_TORCH_NAME.get(self.dtype) or DTYPES.get(self.dtype.upper())
+        if dtype is None or not dtype.computed:
+            raise BadSetting("dtype", self.dtype, [DTYPES[name].torch_name for name in COMPUTED])
+        return dtype
+
+    def record(self) -> dict[str, Any]:
+        """Everything that decides the bytes of the result, without paths; what manifests and journals keep."""
+        record = asdict(self)
+        record["rename"] = [f"{old}=>{new}" for old, new in self.rename]
+        # These two decide whether a run may go on, not what it writes.
+        for name in ("models", "allow_non_finite", "max_header"):
+            del record[name]
+        return record
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any], models: dict[str, str]) -> "Recipe":
+        """The recipe of a manifest, with inputs found again."""
+        rename = tuple(parse_rename(rule) for rule in record.get("rename", ()))
+        return cls(**{**record, "rename": rename}, models=models)
+
+    def with_parameters(self, **parameters: Any) -> "Recipe":
+        """The same recipe with other parameters."""
+        return replace(self, parameters={**self.parameters, **parameters})
+
+
+def extrapolation(*, sft: str | Path, dpo: str | Path, alpha: float = 0.3, **settings: Any) -> Recipe:
+    """The recipe dpo + alpha * (dpo - sft).
+
+    sft, dpo: a folder, a weight file, or a Hub id (org/name or org/name@revision).
+    settings: any other field of Recipe, such as dtype="float32" or rounding="stochastic".
+    Raises RecipeError when a value cannot be. Source: Zheng et al., arXiv:2404.16792, equation 1.
+    """
+    return Recipe("extrapolate", {"base": str(sft), "aligned": str(dpo)}, {"alpha": alpha}, **settings)
+
+
+def parse_rename(rule: str) -> tuple[str, str]:
+    """'old.=>new.' as a pair of prefixes."""
+    old, arrow, new = rule.partition("=>")
+    if not arrow or old == new:
+        raise RecipeError(f"{rule!r} renames nothing; write it as 'prefix=>prefix', such as 'language_model.=>'.")
+    return old, new
+
+
+def parse_size(text: str) -> int:
+    """'5GB', '500 MiB' or a plain number of bytes."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?\s*", text.upper())
+    if not found or not (n_bytes := int(float(found[1]) * _UNITS.get(found[2], 0))):
+        raise RecipeError(f"{text!r} is not a size; write it as 5GB or 500MiB.")
+    return n_bytes

@@ -1,0 +1,117 @@
+"""What a run found: how much of the asked-for change the written file really holds, and what it cost."""
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+WARN_BEYOND = 0.10  # deviation of the written multiple that is worth a warning
+
+
+@dataclass(frozen=True, slots=True)
+class Fidelity:
+    """The written change against the exact one, by least squares over some tensors.
+
+    multiple: 1.0 when the file holds exactly what was asked; None where nothing was to change.
+    cosine: between the written change and the exact one.
+    """
+
+    multiple: float | None
+    cosine: float | None
+
+    @classmethod
+    def of(cls, sums: Iterable[tuple[float, float, float]]) -> "Fidelity":
+        """From (exact . written, exact . exact, written . written) of each segment."""
+        mixed, exact, written = (math.fsum(column) for column in zip(*sums, strict=True) or ((), (), ()))
+        if not exact > 0:
+            return cls(None, None)
+        cosine = mixed / math.sqrt(exact * written) if written > 0 else 0.0
+        return cls(_rounded(mixed / exact), _rounded(cosine))
+
+
+def _rounded(x: float) -> float:
+    # Four digits: float32 sums taken on another device agree to more than that.
+    return float(f"{x:.4g}")
+
+
+def module_group(name: str) -> str:
+    """A tensor's name with its numbers struck out: the same module of every layer."""
+    return re.sub(r"(?<![^.])\d+(?![^.])", "*", name)
+
+
+@dataclass
+class Report:
+    """One run's results. Times in seconds, sizes in bytes."""
+
+    output: str | None
+    tensors: int = 0
+    n_bytes_read: int = 0
+    n_bytes_written: int = 0
+    seconds: float = 0.0  # of streaming
+    fsync_seconds: float = 0.0
+    segments_resumed: int = 0
+    peak_rss: int = 0
+    alpha: float | None = None  # what was asked, for methods that take one
+    fidelity: Fidelity = field(default_factory=lambda: Fidelity(None, None))
+    groups: dict[str, Fidelity] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    hashes: dict[str, str] = field(default_factory=dict)  # output tensor -> xxh3-128 over its segments' digests
+
+    @property
+    def effective_alpha(self) -> float | None:
+        """The multiple of the delta that the written file holds."""
+        return self._effective(self.fidelity)
+
+    def _effective(self, fidelity: Fidelity) -> float | None:
+        if self.alpha is None or fidelity.multiple is None:
+            return None
+        return _rounded(self.alpha * fidelity.multiple)
+
+    def effective(self) -> dict[str, Any]:
+        """The figures that belong to the result, and so into its manifest and card."""
+        groups = {
+            name: {"alpha": self._effective(fidelity), "multiple": fidelity.multiple, "cosine": fidelity.cosine}
+            for name, fidelity in self.groups.items()
+            if fidelity.multiple is not None
+        }
+        return {
+            "alpha": self.effective_alpha,
+            "multiple": self.fidelity.multiple,
+            "cosine": self.fidelity.cosine,
+            "groups": groups,
+        }
+
+    def fidelity_warnings(self) -> list[str]:
+        """A warning with the ways out where the file holds too little or too much of the change."""
+        multiple = self.fidelity.multiple
+        if multiple is None or abs(multiple - 1) <= WARN_BEYOND:
+            return []
+        if self.alpha is not None:
+            held = f"alpha {self.alpha:g} was asked, and the written file holds {self.effective_alpha:g}"
+        else:
+            held = f"the written file holds {multiple:.0%} of the change that was asked"
+        return [
+            f"{held} (cosine {self.fidelity.cosine:.3f}): the output's grid is coarser than the change. "
+            "To keep it exactly: --dtype float32. To keep the right multiple, with more noise: --rounding stochastic."
+        ]
+
+    def record(self) -> dict[str, Any]:
+        """The run as one JSON object."""
+        moved = self.n_bytes_read + self.n_bytes_written
+        return {
+            "output": self.output,
+            "tensors": self.tensors,
+            "n_bytes_read": self.n_bytes_read,
+            "n_bytes_written": self.n_bytes_written,
+            "seconds": round(self.seconds, 4),
+            "fsync_seconds": round(self.fsync_seconds, 4),
+            "gb_per_second": round(moved / 1e9 / self.seconds, 3) if self.seconds else None,
+            "peak_rss_mib": round(self.peak_rss / 2**20, 1),
+            "segments_resumed": self.segments_resumed,
+            "asked_alpha": self.alpha,
+            "effective_alpha": self.effective_alpha,
+            "cosine": self.fidelity.cosine,
+            "groups": self.effective()["groups"],
+            "warnings": self.warnings,
+        }

@@ -1,0 +1,160 @@
+"""run(plan, output): stream a plan into a folder and publish it with index, side files, manifest and card."""
+
+import json
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from expo.checkpoint.spec import Checkpoint
+from expo.errors import DataError
+from expo.methods import find_method
+from expo.output.card import CardInput, card
+from expo.output.folder import FolderSink
+from expo.output.manifest import NAME, as_text, manifest, read_manifest
+from expo.output.sidecars import copy_side_files
+from expo.planning.budget import default_threads
+from expo.planning.jobs import Plan
+from expo.stream.loop import Progress, Stream, report_of, settings_for
+from expo.stream.probe import check_tied, pair_warnings
+from expo.stream.report import Fidelity, Report
+from expo.version import __version__
+
+
+def run(
+    plan: Plan,
+    output: str | Path,
+    *,
+    overwrite: bool = False,
+    threads: int | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
+    checks: bool = True,
+    warn=lambda text: None,
+) -> Report:
+    """Write the planned checkpoint to the folder `output`, which appears whole or not at all.
+
+    overwrite: replace an `output` that exists, when the new one is complete.
+    threads: workers; default one a core. device: "cpu", "cuda", "cuda:1" or "auto". Neither changes a byte.
+    progress: called with the bytes of output finished since the last call. warn: called with each warning's text.
+    checks: False leaves out hashes, journal, finiteness checks and figures, to measure the arithmetic alone.
+    Raises OutputError or DiskFull for the folder, NonFinite, Overflow or CopyMismatch for the data; after anything
+    but those last three, the same call continues where the run stopped.
+    """
+    settings = settings_for(plan, device, checks=checks)
+    sink = FolderSink(output, overwrite=overwrite)
+    sink.check({role: _root(checkpoint) for role, checkpoint in plan.inputs.items()}, plan.n_bytes_written)
+    check_tied(plan)
+    warnings = [*plan.warnings, *pair_warnings(plan)]
+    for text in warnings:
+        warn(text)
+    try:
+        if sink.open(fingerprint(plan), _description(plan), plan.shards):
+            sink.publish()
+            return _report_of_finished(plan, sink.output, warnings)
+        stream = Stream(plan, sink, settings, journal=checks, progress=progress)
+        began = time.perf_counter()
+        stream.run(threads or default_threads())
+        seconds = time.perf_counter() - began
+        report = report_of(stream, str(sink.output))
+        report.seconds = seconds
+        report.fsync_seconds = sink.sync()
+        for text in report.fidelity_warnings():
+            warn(text)
+        report.warnings = warnings + report.fidelity_warnings()
+        _add_small_files(plan, sink, report)
+        sink.publish()
+    except BaseException as error:
+        # Data that must not pass will not pass the next time: nothing to continue.
+        sink.abandon(drop=isinstance(error, DataError))
+        raise
+    report.peak_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return report
+
+
+def _add_small_files(plan: Plan, sink: FolderSink, report: Report) -> None:
+    """Index, side files, card and manifest: the manifest last, for it states the others."""
+    donor, recipe = plan.donor, plan.recipe
+    method = find_method(recipe.method)
+    wanted = recipe.output_dtype()
+    with sink.full_disk_is_clear():
+        side_files = copy_side_files(
+            donor.source.side_files,
+            donor.source.folder,
+            sink.partial.files,
+            dtype=wanted.torch_name if wanted else None,
+            do_sample=recipe.arithmetic == "reference",
+        )
+    if len(plan.shards) > 1 or donor.source.index:
+        n_bytes = sum(job.n_bytes for job in plan.jobs)
+        sink.add_index(_index_name(donor), plan.weight_map, n_bytes)
+    sources = [
+        CardInput(role, checkpoint.source.label, checkpoint.source.repo_id) for role, checkpoint in plan.inputs.items()
+    ]
+    sink.add_file(
+        "README.md", card(method.name, method.formula, method.paper, recipe.record(), sources, report.effective())
+    )
+    content = manifest(
+        recipe.record(),
+        {role: input_record(checkpoint) for role, checkpoint in plan.inputs.items()},
+        {s.name: {"n_bytes": s.n_bytes, "header": xxhash.xxh3_128_hexdigest(s.header)} for s in plan.shards},
+        side_files,
+        report.hashes,
+        report.effective(),
+        plan.left_out,
+    )
+    sink.add_file(NAME, as_text(content))
+
+
+def _index_name(donor: Checkpoint) -> str:
+    """The donor's own name for its index, in safetensors' spelling."""
+    index = donor.source.index
+    return index if index and index.endswith(".safetensors.index.json") else "model.safetensors.index.json"
+
+
+def input_record(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What identifies an input to someone who has it: no path, no time."""
+    source = checkpoint.source
+    return {
+        "label": source.label,
+        "repo_id": source.repo_id,
+        "revision": source.revision,
+        "files": {f.name: {"n_bytes": f.n_bytes, "header": f.header_hash} for f in checkpoint.files.values()},
+    }
+
+
+def fingerprint(plan: Plan) -> str:
+    """A hash of all that decides the output's bytes, and of what identifies the inputs on this machine."""
+    inputs = {role: input_record(checkpoint) for role, checkpoint in plan.inputs.items()}
+    times = {role: [f.mtime_ns for f in checkpoint.files.values()] for role, checkpoint in plan.inputs.items()}
+    content = {"expo": __version__, "recipe": plan.recipe.record(), "inputs": inputs, "times": times}
+    return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())
+
+
+def _description(plan: Plan) -> str:
+    parameters = ", ".join(f"{name} {value}" for name, value in plan.recipe.parameters.items())
+    labels = ", ".join(f"{role} {checkpoint.source.label}" for role, checkpoint in plan.inputs.items())
+    return f"{plan.recipe.method} ({parameters}) of {labels}"
+
+
+def _root(checkpoint: Checkpoint) -> Path:
+    """The folder that an input is, or the one file where a file was named."""
+    text = Path(checkpoint.source.text)
+    return text if text.is_file() else checkpoint.source.folder
+
+
+def _report_of_finished(plan: Plan, output: Path, warnings: list[str]) -> Report:
+    """The report of a run that had nothing left to do but to appear."""
+    effective = read_manifest(output)["effective"]
+    return Report(
+        output=str(output),
+        tensors=len(plan.jobs),
+        n_bytes_written=plan.n_bytes_written,
+        alpha=plan.recipe.parameters.get("alpha"),
+        fidelity=Fidelity(effective["multiple"], effective["cosine"]),
+        groups={name: Fidelity(g["multiple"], g["cosine"]) for name, g in effective["groups"].items()},
+        warnings=warnings,
+        peak_rss=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    )

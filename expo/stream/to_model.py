@@ -1,0 +1,64 @@
+"""load_model(recipe): stream the result straight into a live transformers model; nothing is written."""
+
+from typing import Any
+
+from expo.checkpoint.spec import Checkpoint
+from expo.errors import ExpoError, OutputError
+from expo.output.model import ModelSink
+from expo.planning import Plan, plan
+from expo.planning.budget import default_threads
+from expo.recipe import Recipe
+from expo.stream.loop import Stream, report_of, settings_for
+from expo.stream.probe import check_tied
+
+
+def load_model(
+    recipe: Recipe | Plan,
+    *,
+    model: Any = None,
+    threads: int | None = None,
+    device: str = "cpu",
+    trust_remote_code: bool = False,
+) -> Any:
+    """A transformers model that holds exactly the weights which a run of the recipe would write.
+
+    model: one from an earlier call, to be filled again with other weights of the same shapes.
+    device: where tiles are computed; the model itself stays where it is (on the CPU when new).
+    trust_remote_code: let transformers run code that comes with the checkpoint.
+    Raises what planning raises, the data errors of a run, and OutputError where the model lacks a tensor's place.
+    """
+    planned = recipe if isinstance(recipe, Plan) else plan(recipe)
+    check_tied(planned)
+    if model is None:
+        model = _new_model(planned, trust_remote_code)
+    sink = ModelSink(model)
+    sink.open(planned.jobs)
+    stream = Stream(planned, sink, settings_for(planned, device), journal=False)
+    stream.run(threads or default_threads())
+    model.expo_report = report_of(stream, None)
+    return model
+
+
+def _new_model(planned: Plan, trust_remote_code: bool) -> Any:
+    """The donor's model in the output's type; its weights are replaced tile by tile."""
+    import transformers
+
+    donor = planned.donor
+    if not donor.config:
+        raise OutputError(f"{donor.source.label} has no config.json, so transformers cannot tell its class.")
+    wanted = planned.recipe.output_dtype()
+    model_class = _model_class(transformers, donor, trust_remote_code)
+    try:
+        return model_class.from_pretrained(
+            donor.source.folder,
+            dtype=wanted.torch_name if wanted else "auto",
+            trust_remote_code=trust_remote_code,
+        ).eval()
+    except (OSError, ValueError) as error:
+        raise ExpoError(f"transformers cannot load {donor.source.label}: {error}") from error
+
+
+def _model_class(transformers: Any, donor: Checkpoint, trust_remote_code: bool) -> Any:
+    names = donor.config.get("architectures") or []
+    named = getattr(transformers, str(names[0]), None) if names else None
+    return transformers.AutoModelForCausalLM if trust_remote_code or named is None else named

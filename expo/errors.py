@@ -333,3 +333,10 @@ class Interrupted(ExpoError):
 
 class VerifyError(ExpoError):
     """A checkpoint is not what its manifest says."""
+
+
+class PlotUnavailable(ExpoError):
+    """A plot was asked for, and matplotlib is not installed."""
+
+    def __init__(self) -> None:
+        super().__init__("--plot needs matplotlib, which is not installed.\nTo install it: pip install 'expo[plot]'")

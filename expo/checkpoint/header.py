@@ -136,14 +136,16 @@ def _check_size(path: Path, name: str, dtype: DType, shape: tuple[int, ...], n_b
 
 def _check_layout(path: Path, entries: list[TensorSpec], start: int, n_file: int) -> None:
     """Tensors lie back to back from `start` to the end of the file."""
-    at, before = start, "the header"
+    at, last = start, None
     for spec in entries:
         if spec.offset != at:
+            before = shown(last.name) if last else "the header"
             fault = "overlaps" if spec.offset < at else f"leaves {spec.offset - at} bytes after"
             raise OffsetMismatch(
                 path, f"{shown(spec.name)} starts at byte {spec.offset} and {fault} {before}, which ends at byte {at}."
             )
-        at, before = at + spec.n_bytes, shown(spec.name)
+        at, last = at + spec.n_bytes, spec
+    before = shown(last.name) if last else "the header"
     if at > n_file:
         raise TruncatedFile(path, f"{before} ends at byte {at}, but the file at byte {n_file}: {at - n_file} missing.")
     if at < n_file:

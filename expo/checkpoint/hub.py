@@ -5,6 +5,7 @@ import os
 import re
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from expo.checkpoint.source import from_folder
 from expo.checkpoint.spec import Source
 from expo.checkpoint.weight_map import read_weight_map
 from expo.errors import (
+    AmbiguousWeights,
     HubAccessDenied,
     HubError,
     HubNotCached,
@@ -28,7 +30,7 @@ from expo.errors import (
     UnreadableFile,
 )
 
-PATIENCE_S = 1.5  # to open a connection; an unreachable Hub is reported within 2 s
+PATIENCE_S = 1.3  # to open a connection; an unreachable Hub is reported within 2 s
 ANSWER_S = 15.0  # to answer over an open connection
 
 
@@ -41,7 +43,11 @@ def fetch(text: str, repo_id: str, revision: str | None, *, max_header: int) -> 
         commit, names = _listing(repo_id, revision)
     except HubUnreachable as error:
         return _from_cache(text, repo_id, revision, error, max_header)
-    first = choose_weights(names, text)
+    try:
+        first = choose_weights(names, text)
+    except AmbiguousWeights as error:
+        remedy = f"Run `hf download {repo_id}` and pass the file that you mean."
+        raise AmbiguousWeights(str(error).split("\n")[0], remedy) from None
     wanted = {first, *filter(is_side_file, names)}
     if first.endswith(".json"):
         folder = _download(repo_id, commit, {first})
@@ -50,17 +56,22 @@ def fetch(text: str, repo_id: str, revision: str | None, *, max_header: int) -> 
         if absent:
             raise MissingShard(f"{repo_id}@{commit}/{first}", f"lists shards that are not there: {absent[:5]}.")
         wanted |= shards
-    folder = _download(repo_id, commit, wanted)
+    # Asked for by its name, the revision is also noted in the cache, where it is found again without a connection.
+    folder = _download(repo_id, revision or "main", wanted)
+    if folder.name != commit:  # the branch moved on meanwhile
+        folder = _download(repo_id, commit, wanted)
     return from_folder(text, folder, repo_id=repo_id, revision=commit, max_header=max_header)
 
 
 def _listing(repo_id: str, revision: str | None) -> tuple[str, list[str]]:
     """The commit's 40 hex digits and the names of its files."""
-    from huggingface_hub import HfApi, constants
+    from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
         raise HubUnreachable(f"{repo_id}: HF_HUB_OFFLINE is set.")
     _probe(constants.ENDPOINT)
+    from huggingface_hub import HfApi
+
     with _translated(repo_id, revision):
         # connect, read, write, pool
         timeout = (PATIENCE_S, ANSWER_S, ANSWER_S, ANSWER_S)
@@ -70,12 +81,13 @@ def _listing(repo_id: str, revision: str | None) -> tuple[str, list[str]]:
     return found.sha, [file.rfilename for file in found.siblings or []]
 
 
-def _download(repo_id: str, commit: str, names: set[str]) -> Path:
+def _download(repo_id: str, revision: str, names: set[str]) -> Path:
+    """The snapshot's folder in the cache, with at least these files."""
     from huggingface_hub import snapshot_download
 
     patterns = sorted(glob.escape(name) for name in names)
-    with _translated(repo_id, commit):
-        return Path(snapshot_download(repo_id, revision=commit, allow_patterns=patterns))
+    with _translated(repo_id, revision):
+        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=patterns))
 
 
 def _from_cache(text: str, repo_id: str, revision: str | None, cause: HubUnreachable, max_header: int) -> Source:
@@ -90,7 +102,7 @@ def _from_cache(text: str, repo_id: str, revision: str | None, cause: HubUnreach
         source = from_folder(text, folder, repo_id=repo_id, revision=folder.name, max_header=max_header)
         absent = [name for name in source.weights if not (folder / name).exists()]
     except (LocalEntryNotFoundError, NotACheckpoint, UnreadableFile):
-        absent = ["its files"]
+        absent = ["files"]
     if absent:
         problem = f"{cause}\nThe cache does not hold the whole of {text}: {', '.join(absent[:5])} missing."
         remedy = f"With a connection: `hf download {repo_id}{f' --revision {revision}' if revision else ''}`."
@@ -114,7 +126,10 @@ def _probe(endpoint: str) -> None:
 
     attempt = threading.Thread(target=connect, daemon=True)
     attempt.start()
-    attempt.join(PATIENCE_S)
+    deadline = time.monotonic() + PATIENCE_S
+    import huggingface_hub.hf_api  # noqa: F401  (half a second, while the connection opens)
+
+    attempt.join(max(0.0, deadline - time.monotonic()))
     if attempt.is_alive() or failure:
         reason = (failure and failure[0].strerror) or "no answer"
         raise HubUnreachable(f"{address.hostname}: the Hub cannot be reached ({reason}).")

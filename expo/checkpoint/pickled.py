@@ -41,7 +41,7 @@ def read_pickled(path: Path, name: str, *, max_header: int = DEFAULT_MAX_HEADER)
     with os.fdopen(open_regular(path), "rb") as file:
         stat = os.fstat(file.fileno())
         try:
-            records = _records(path, file, max_header)
+            records = _records(path, file, stat.st_size, max_header)
         except OSError as error:
             raise UnreadableFile(f"{path}: cannot be read: {error.strerror}.") from error
         state = _state_dict(path, _load_fake(path, file))
@@ -53,7 +53,7 @@ def read_pickled(path: Path, name: str, *, max_header: int = DEFAULT_MAX_HEADER)
     return WeightFile(name, path, stat.st_size, stat.st_mtime_ns, digest), specs
 
 
-def _records(path: Path, file: BinaryIO, max_header: int) -> dict[int, int]:
+def _records(path: Path, file: BinaryIO, n_file: int, max_header: int) -> dict[int, int]:
     """Where each storage's bytes start in the file -> how many there are."""
     prefix = file.read(8)
     if prefix == b"version ":
@@ -71,10 +71,12 @@ def _records(path: Path, file: BinaryIO, max_header: int) -> dict[int, int]:
         if info.filename.endswith("/data.pkl") and info.file_size > max_header:
             remedy = f"If you trust the file, pass `--max-header {info.file_size}`."
             raise HeaderTooLarge(path, f"its pickle has {info.file_size} bytes; expo reads {max_header}.", remedy)
+        if not 0 <= info.header_offset <= n_file - 30:
+            raise UnsafePickle(path, f"the record {shown(info.filename)} lies outside the file.")
         # The local header repeats the name and has extra bytes of its own, which pad the data to an alignment.
         local = os.pread(file.fileno(), 30, info.header_offset)
         start = info.header_offset + len(local) + sum(int.from_bytes(local[k : k + 2], "little") for k in (26, 28))
-        found[start] = info.file_size
+        found[start] = min(info.file_size, n_file - start)
         if info.filename.endswith("/byteorder") and os.pread(file.fileno(), 6, start) != b"little":
             raise UnsafePickle(path, "its numbers are not little-endian.")
     return found
@@ -127,7 +129,7 @@ def _spec(path: Path, file: str, name: str, tensor: Any, records: dict[int, int]
         raise UnsafePickle(path, f"{shown(name)}: no record of the archive holds its bytes.")
     inside = tensor.storage_offset() * dtype.bits // 8
     n_bytes = dtype.n_bytes(tensor.numel())
-    if n_bytes and inside + n_bytes > records[begin]:
+    if n_bytes and not 0 <= inside + n_bytes <= records[begin]:
         raise TruncatedFile(path, f"{shown(name)} needs {inside + n_bytes} bytes, its record has {records[begin]}.")
     return TensorSpec(name, dtype, tuple(tensor.shape), file, begin + inside, n_bytes)
 

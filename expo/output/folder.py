@@ -27,10 +27,11 @@ class FolderSink:
         self.journal: Journal | None = None
         self.finished: dict[tuple[int, int], Finished] = {}
 
-    def check(self, inputs: Mapping[str, Path], n_bytes: int) -> None:
+    def check(self, inputs: Mapping[str, Path], n_bytes: int, fingerprint: str) -> None:
         """Everything that can be known to fail, before anything is written.
 
         inputs: what each input is called, and the folder or file it is. n_bytes: size of the output.
+        fingerprint: of the run that an unfinished folder must belong to.
         """
         for role, path in inputs.items():
             path = Path(os.path.realpath(path))
@@ -46,6 +47,7 @@ class FolderSink:
                 raise OutputError(f"{self.output} is a file. Choose another output.")
             if not self.overwrite:
                 raise OutputError(f"{self.output} exists. To replace it when the new one is complete: --overwrite.")
+        self.partial.check(fingerprint)
         self._check_room(n_bytes)
 
     def _check_room(self, n_bytes: int) -> None:

@@ -38,11 +38,25 @@ class Partial:
         self.old = self.folder / "old"
         self._lock: int | None = None
 
+    def check(self, fingerprint: str) -> None:
+        """Raise OutputError if the folder is another run's, in use, or no run's at all; changes nothing."""
+        if not self.folder.exists():
+            return
+        if not self.folder.is_dir():
+            raise OutputError(f"{self.folder} is in the way: expo builds its output there. Move it away.")
+        self._refuse_strangers()
+        if (self.folder / "lock").exists():
+            self._take_lock()
+            self.release()
+        if self.fingerprint() not in (None, fingerprint) and not self.old.exists():
+            raise self._not_ours()
+
     def open(self, fingerprint: str, description: str) -> None:
         """Make the folder, or go on in it; it is locked from here on. Raises OutputError for another run's."""
         with _as_output_error(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        self._take_lock()
+            self._refuse_strangers()
+            self._take_lock()
         self._restore_old(fingerprint)
         found = self.fingerprint()
         stale = found == fingerprint and self.state() == "open" and (self.folder / "done").exists()
@@ -50,9 +64,20 @@ class Partial:
             self._start(fingerprint, description)
         elif found != fingerprint:
             self.release()
+            raise self._not_ours()
+
+    def _not_ours(self) -> OutputError:
+        return OutputError(
+            f"{self.folder} belongs to another run: other inputs, recipe or version of expo.\n"
+            f"To go on with that one, repeat its command. To drop it: rm -r '{self.folder}'"
+        )
+
+    def _refuse_strangers(self) -> None:
+        names = {path.name for path in self.folder.iterdir() if not path.name.startswith("journal-")}
+        if names - _OURS:
             raise OutputError(
-                f"{self.folder} belongs to another run: other inputs, recipe or version of expo.\n"
-                f"To go on with that one, repeat its command. To drop it: rm -r '{self.folder}'"
+                f"{self.folder} is in the way: it is no unfinished run of expo ({min(names - _OURS)} is in it). "
+                "Move it away, or choose another output."
             )
 
     def fingerprint(self) -> str | None:
@@ -63,12 +88,6 @@ class Partial:
             return None
 
     def _start(self, fingerprint: str, description: str) -> None:
-        strangers = {path.name for path in self.folder.iterdir() if not path.name.startswith("journal-")} - _OURS
-        if strangers:
-            self.release()
-            raise OutputError(
-                f"{self.folder} is in the way: it is no unfinished run of expo ({min(strangers)} is in it)."
-            )
         for path in self.folder.iterdir():
             if path.name != "lock":
                 _remove(path)

@@ -1,6 +1,6 @@
 """The plan's complaints and warnings in words: what differs, both sides, and what to do about it."""
 
-import os.path
+from os.path import commonprefix
 
 from expo.checkpoint.spec import Checkpoint, TensorSpec
 
@@ -53,7 +53,8 @@ def suggested_rename(missing: list[str], extra: list[str]) -> str | None:
         return None
     wanted = set(missing)
     for target in missing:
-        shared = os.path.commonprefix([extra[0][::-1], target[::-1]])[::-1]
+        # Letter by letter on purpose: the part that two names share at their end need not be a whole component.
+        shared = commonprefix([extra[0][::-1], target[::-1]])[::-1]  # noqa: RUF071
         cut = 0 if len(shared) in (len(extra[0]), len(target)) else shared.find(".") + 1
         tail = shared[cut:]
         if not tail:
@@ -89,6 +90,14 @@ def architectures(inputs: dict[str, Checkpoint]) -> list[str]:
     if len(set(named.values())) < 2:
         return []
     return ["the configs name different architectures: " + "; ".join(f"{role} {name}" for role, name in named.items())]
+
+
+def same_twice(inputs: dict[str, Checkpoint]) -> list[str]:
+    """A warning where two inputs are one checkpoint, so that nothing would change."""
+    places = {role: (c.source.folder.resolve(), c.source.weights) for role, c in inputs.items()}
+    roles = list(places)
+    twice = [role for i, role in enumerate(roles) if places[role] in [places[other] for other in roles[:i]]]
+    return [f"{role} is the same checkpoint as another input: there is no delta" for role in twice]
 
 
 def _listed(names: list[str]) -> str:

@@ -45,8 +45,9 @@ class Resolver:
         self.tables = {role: self._table(role) for role in inputs}
 
     def resolve(self) -> Resolution:
+        """Match everything; the result lists what stands in the way."""
         self.found.problems += complaints.quantised(self.inputs)
-        self.found.warnings += complaints.architectures(self.inputs)
+        self.found.warnings += complaints.architectures(self.inputs) + complaints.same_twice(self.inputs)
         for role, table in self.tables.items():
             self._settle_heads(role, table)
         for name, spec in self.donor.tensors.items():

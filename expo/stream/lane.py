@@ -22,6 +22,7 @@ from expo.planning.budget import wide_bytes
 from expo.planning.jobs import Job, Operand, Plan
 
 _BLOCK = 65_536  # elements of one float32 dot product
+_VIEWS = 256  # views kept before they are made anew
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,31 +46,42 @@ class Lane:
         self.plan = plan
         self.readers = readers
         self.settings = settings
-        self.host: dict[str, tuple[Tensor, memoryview]] = {}
-        self.wide: dict[str, Tensor] = {}
+        self.host: dict[str, Tensor] = {}
+        self.device: dict[str, Tensor] = {}
+        self.views: dict[tuple, Any] = {}  # of the buffers above, kept because making one costs as much as an addition
+
+    # --- buffers ------------------------------------------------------------------------------------------------------
+
+    def raw(self, slot: str, n_bytes: int, dtype: torch.dtype = torch.uint8) -> tuple[Tensor, memoryview]:
+        """A host buffer as a tensor of `dtype`, and as the bytes that preadv fills."""
+        key = (slot, n_bytes, dtype)
+        if key not in self.views:
+            buffer = self._buffer(self.host, slot, n_bytes, "cpu")
+            self.views[key] = (buffer.view(dtype), memoryview(buffer.numpy()))
+        return self.views[key]
+
+    def scratch(self, slot: str, n: int, dtype: torch.dtype) -> Tensor:
+        """A device buffer of n elements."""
+        key = (slot, n, dtype)
+        if key not in self.views:
+            self.views[key] = self._buffer(self.device, slot, n * dtype.itemsize, self.settings.device).view(dtype)
+        return self.views[key]
+
+    def _buffer(self, held: dict[str, Tensor], slot: str, n_bytes: int, device: torch.device | str) -> Tensor:
+        if slot not in held or len(held[slot]) < n_bytes:
+            held[slot] = torch.empty(n_bytes, dtype=torch.uint8, device=device)
+            self.views = {key: view for key, view in self.views.items() if key[0] != slot}
+        if len(self.views) > _VIEWS:
+            self.views.clear()
+        return held[slot][:n_bytes]
 
     # --- reading ------------------------------------------------------------------------------------------------------
-
-    def raw(self, slot: str, n_bytes: int) -> tuple[Tensor, memoryview]:
-        """A host buffer of bytes, as a tensor and as a view that preadv fills."""
-        held = self.host.get(slot)
-        if held is None or len(held[1]) < n_bytes:
-            tensor = torch.empty(n_bytes, dtype=torch.uint8)
-            held = self.host[slot] = (tensor, memoryview(tensor.numpy()))
-        return held[0][:n_bytes], held[1][:n_bytes]
-
-    def widen(self, slot: str, narrow: Tensor, dtype: torch.dtype) -> Tensor:
-        """A wider copy of a tile, on the device, in a reused buffer."""
-        held = self.wide.get(slot)
-        if held is None or len(held) < len(narrow) or held.dtype != dtype:
-            held = self.wide[slot] = torch.empty(len(narrow), dtype=dtype, device=self.settings.device)
-        return held[: len(narrow)].copy_(narrow)
 
     def load(self, slot: str, operand: Operand, start: int, n: int, wide: torch.dtype, own: Tensor | None) -> Tensor:
         """Elements [start, start + n) of one operand, widened. `own`: the donor's tile, for rows it alone has."""
         if operand.rows is None:
-            return self.widen(slot, self._stored(slot, operand, start, n), wide)
-        tile = self.widen(slot, own, wide)
+            return self.scratch(slot, n, wide).copy_(self._stored(operand, start, n))
+        tile = self.scratch(slot, n, wide).copy_(own)
         width = math.prod(operand.spec.shape[1:])
         runs = operand.rows
         for run in runs[max(0, bisect.bisect_right(runs, start, key=lambda run: run.first * width) - 1) :]:
@@ -78,15 +90,15 @@ class Lane:
                 break
             if run.source is not None and first < last:
                 at = first - (run.first - run.source) * width
-                tile[first - start : last - start].copy_(self._stored(slot, operand, at, last - first))
+                tile[first - start : last - start].copy_(self._stored(operand, at, last - first))
         return tile
 
-    def _stored(self, slot: str, operand: Operand, at: int, n: int) -> Tensor:
+    def _stored(self, operand: Operand, at: int, n: int) -> Tensor:
         """Elements [at, at + n) of a stored tensor in their own type, on the host."""
         spec = operand.spec
-        tensor, view = self.raw(slot, spec.dtype.n_bytes(n))
+        tensor, view = self.raw("stored", spec.dtype.n_bytes(n), torch_dtype(spec.dtype))
         self.readers[operand.role].read_into(view, spec, spec.dtype.n_bytes(at))
-        return tensor.view(torch_dtype(spec.dtype))
+        return tensor
 
     # --- one tile -----------------------------------------------------------------------------------------------------
 
@@ -101,7 +113,8 @@ class Lane:
             if not torch.equal(tensor, twin):
                 raise CopyMismatch(job.name, job.dtype.name, other.role, donor.role)
         if job.dtype.computed and self.settings.checks and not self.settings.allow_non_finite:
-            wide = self.widen("copy", tensor.view(torch_dtype(job.dtype)), _wide_dtype(job))
+            narrow = tensor.view(torch_dtype(job.dtype))
+            wide = self.scratch("in0", len(narrow), _wide_dtype(job)).copy_(narrow)
             if not math.isfinite(_dot(wide, wide)):
                 self._refuse(job, {donor.role: wide}, at * 8 // job.dtype.bits)
         return view
@@ -140,9 +153,9 @@ class Lane:
 
     def _rounded(self, job: Job, result: Tensor, start: int) -> tuple[Tensor, memoryview]:
         """The result in the output's type: on the device, and as bytes on the host."""
-        tensor, view = self.raw("out", job.dtype.n_bytes(len(result)))
-        host = tensor.view(torch_dtype(job.dtype))
-        out = host if self.settings.device.type == "cpu" else torch.empty_like(host, device=self.settings.device)
+        n, dtype = len(result), torch_dtype(job.dtype)
+        host, view = self.raw("written", job.dtype.n_bytes(n), dtype)
+        out = host if self.settings.device.type == "cpu" else self.scratch("rounded", n, dtype)
         if self.settings.rounding == "stochastic" and result.element_size() * 8 > job.dtype.bits:
             key = noise_key(self.settings.seed, "rounding", job.noise_name)
             round_stochastic(result, out, job.dtype, key, start)
@@ -161,8 +174,8 @@ class Lane:
 
         A NaN or an infinity anywhere shows in these, so that the exact look at each element is rarely taken.
         """
-        moved = self.widen("moved", written, result.dtype).sub_(donor)
-        exact = torch.sub(result, donor, out=self.widen("exact", donor, result.dtype))
+        moved = self.scratch("moved", len(result), result.dtype).copy_(written).sub_(donor)
+        exact = torch.sub(result, donor, out=self.scratch("exact", len(result), result.dtype))
         sums = (_dot(exact, moved), _dot(exact, exact), _dot(moved, moved))
         if all(map(math.isfinite, sums)):
             return sums

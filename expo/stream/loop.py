@@ -2,25 +2,23 @@
 
 import itertools
 import math
-import os
 import resource
 import threading
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
 
 import torch
 import xxhash
 
 from expo.checkpoint import Shards
-from expo.errors import DataError, ExpoError, Interrupted
+from expo.checkpoint.names import module_group
+from expo.errors import ExpoError, Interrupted
 from expo.ops import SEGMENT
 from expo.output.journal import Finished
 from expo.planning.budget import TILE
 from expo.planning.jobs import Job, Plan
 from expo.stream.lane import Lane, Settings
-from expo.stream.report import Fidelity, Report, module_group
+from expo.stream.report import Fidelity, Report
 
 Progress = Callable[[int], None]  # called with bytes of output finished since the last call
 

@@ -2,10 +2,12 @@
 
 import math
 import re
+from pathlib import Path
 
 import torch
 
 from expo.checkpoint import Shards
+from expo.checkpoint.spec import Checkpoint
 from expo.errors import PlanError
 from expo.ops import torch_dtype
 from expo.planning.jobs import Job, Plan, TiedPair
@@ -23,20 +25,27 @@ def pair_warnings(plan: Plan) -> list[str]:
 
 
 def _swapped(plan: Plan) -> list[str]:
-    """The card of `base` names `aligned` as its base model."""
-    base, aligned = plan.inputs["base"].source, plan.inputs["aligned"].source
-    readme = base.folder / "README.md"
-    if not readme.is_file():
-        return []
-    head = re.match(r"---\n(.*?)\n---", readme.read_text(encoding="utf-8", errors="replace")[: 1 << 16], re.DOTALL)
-    named = re.findall(r"^base_model:\s*(.*(?:\n\s*- .*)*)", head[1], re.MULTILINE) if head else []
-    ids = {word.strip("\"'- ") for text in named for word in re.split(r"[\s,\[\]]+", text)}
-    if aligned.repo_id and aligned.repo_id in ids:
+    """What `base` says it was made from is what was given as `aligned`."""
+    base, aligned = plan.inputs["base"], plan.inputs["aligned"]
+    name = aligned.source.repo_id or aligned.source.folder.name
+    if name in _made_from(base) and name not in (base.source.repo_id, base.source.folder.name):
         return [
-            f"the pair looks swapped: the card of {base.label}, given as --sft, names {aligned.repo_id}, "
-            "given as --dpo, as its base model."
+            f"the pair looks swapped: {base.source.label}, given as --sft, names {name}, given as --dpo, "
+            "as the model it was made from."
         ]
     return []
+
+
+def _made_from(checkpoint: Checkpoint) -> set[str]:
+    """The models that a checkpoint's card and config name as its origin: Hub ids, and the last parts of paths."""
+    named = {str(checkpoint.config.get("_name_or_path", ""))}
+    readme = checkpoint.source.folder / "README.md"
+    if readme.is_file():
+        text = readme.read_text(encoding="utf-8", errors="replace")[: 1 << 16]
+        head = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
+        entries = re.findall(r"^base_model:\s*(.*(?:\n\s*- .*)*)", head[1], re.MULTILINE) if head else []
+        named |= {word.strip("\"'- ") for entry in entries for word in re.split(r"[\s,\[\]]+", entry)}
+    return (named | {Path(name).name for name in named}) - {""}
 
 
 def _unrelated(plan: Plan) -> list[str]:

@@ -1,7 +1,6 @@
 """What a run found: how much of the asked-for change the written file really holds, and what it cost."""
 
 import math
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,11 +32,6 @@ class Fidelity:
 def _rounded(x: float) -> float:
     # Four digits: float32 sums taken on another device agree to more than that.
     return float(f"{x:.4g}")
-
-
-def module_group(name: str) -> str:
-    """A tensor's name with its numbers struck out: the same module of every layer."""
-    return re.sub(r"(?<![^.])\d+(?![^.])", "*", name)
 
 
 @dataclass

@@ -1,10 +1,8 @@
 """run(plan, output): stream a plan into a folder and publish it with index, side files, manifest and card."""
 
-import json
 import resource
 import time
 from pathlib import Path
-from typing import Any
 
 import xxhash
 
@@ -16,11 +14,11 @@ from expo.output.folder import FolderSink
 from expo.output.manifest import NAME, as_text, manifest, read_manifest
 from expo.output.sidecars import copy_side_files
 from expo.planning.budget import default_threads
+from expo.planning.identity import check_output, description, fingerprint, input_record
 from expo.planning.jobs import Plan
 from expo.stream.loop import Progress, Stream, report_of, settings_for
 from expo.stream.probe import check_tied, pair_warnings
 from expo.stream.report import Fidelity, Report
-from expo.version import __version__
 
 
 def run(
@@ -45,13 +43,13 @@ def run(
     """
     settings = settings_for(plan, device, checks=checks)
     sink = FolderSink(output, overwrite=overwrite)
-    sink.check({role: _root(checkpoint) for role, checkpoint in plan.inputs.items()}, plan.n_bytes_written)
+    check_output(plan, sink)
     check_tied(plan)
     warnings = [*plan.warnings, *pair_warnings(plan)]
     for text in warnings:
         warn(text)
     try:
-        if sink.open(fingerprint(plan), _description(plan), plan.shards):
+        if sink.open(fingerprint(plan), description(plan), plan.shards):
             sink.publish()
             return _report_of_finished(plan, sink.output, warnings)
         stream = Stream(plan, sink, settings, journal=checks, progress=progress)
@@ -112,37 +110,6 @@ def _index_name(donor: Checkpoint) -> str:
     """The donor's own name for its index, in safetensors' spelling."""
     index = donor.source.index
     return index if index and index.endswith(".safetensors.index.json") else "model.safetensors.index.json"
-
-
-def input_record(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What identifies an input to someone who has it: no path, no time."""
-    source = checkpoint.source
-    return {
-        "label": source.label,
-        "repo_id": source.repo_id,
-        "revision": source.revision,
-        "files": {f.name: {"n_bytes": f.n_bytes, "header": f.header_hash} for f in checkpoint.files.values()},
-    }
-
-
-def fingerprint(plan: Plan) -> str:
-    """A hash of all that decides the output's bytes, and of what identifies the inputs on this machine."""
-    inputs = {role: input_record(checkpoint) for role, checkpoint in plan.inputs.items()}
-    times = {role: [f.mtime_ns for f in checkpoint.files.values()] for role, checkpoint in plan.inputs.items()}
-    content = {"expo": __version__, "recipe": plan.recipe.record(), "inputs": inputs, "times": times}
-    return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())
-
-
-def _description(plan: Plan) -> str:
-    parameters = ", ".join(f"{name} {value}" for name, value in plan.recipe.parameters.items())
-    labels = ", ".join(f"{role} {checkpoint.source.label}" for role, checkpoint in plan.inputs.items())
-    return f"{plan.recipe.method} ({parameters}) of {labels}"
-
-
-def _root(checkpoint: Checkpoint) -> Path:
-    """The folder that an input is, or the one file where a file was named."""
-    text = Path(checkpoint.source.text)
-    return text if text.is_file() else checkpoint.source.folder
 
 
 def _report_of_finished(plan: Plan, output: Path, warnings: list[str]) -> Report:

@@ -48,7 +48,7 @@ def write_checkpoint(
     weight_map = {}
     for number, group in enumerate(groups, 1):
         file = "model.safetensors" if len(groups) == 1 else f"model-{number:05}-of-{len(groups):05}.safetensors"
-        save_file({name: tensors[name].contiguous() for name in group}, folder / file, metadata=metadata)
+        save_file({name: tensors[name].clone().contiguous() for name in group}, folder / file, metadata=metadata)
         weight_map |= dict.fromkeys(group, file)
     if len(groups) > 1 or index is not None:
         total = sum(t.numel() * t.element_size() for t in tensors.values())

@@ -1,0 +1,109 @@
+"""expo verify: is a checkpoint still what its manifest says, and what its recipe gives?"""
+
+import json
+import re
+from pathlib import Path
+
+import click
+
+from expo.cli.options import JSON, MAX_HEADER, QUIET
+from expo.errors import VerifyError
+
+
+def _share(ctx: click.Context, parameter: click.Parameter, text: str | None) -> float | None:
+    """'1%', '0.5' (percent) or 'all' as a fraction."""
+    if text is None or text == "all":
+        return text and 1.0
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%?", text)
+    if not found or not 0 < float(found[1]) <= 100:
+        raise click.BadParameter(f"{text!r} is not a share; write it as 1%, 0.1% or all.")
+    return float(found[1]) / 100
+
+
+def _places(ctx: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> dict[str, str]:
+    """'sft=PATH' as a table."""
+    if bad := [text for text in texts if not re.match(r"[^=]+=.", text)]:
+        raise click.BadParameter(f"{bad[0]!r} names no input; write it as sft=PATH or dpo=PATH.")
+    return dict(text.split("=", 1) for text in texts)
+
+
+@click.command(short_help="Check a checkpoint against its manifest, or recompute it from its inputs.")
+@click.argument("output")
+@click.option(
+    "--recompute",
+    is_flag=False,
+    flag_value="1%",
+    callback=_share,
+    metavar="SHARE",
+    help="Derive this share of the tensors' segments (1%, 0.1%, all) again from the inputs, and compare the bits.",
+)
+@click.option(
+    "--input",
+    "inputs",
+    multiple=True,
+    callback=_places,
+    metavar="ROLE=PATH",
+    help="Where a local input is now: sft=PATH, dpo=PATH. Repeatable. Inputs from the Hub are found again.",
+)
+@click.option("--allow-non-finite", is_flag=True, help="NaN and infinities are no problem where the hash agrees.")
+@MAX_HEADER
+@click.option("--threads", type=click.IntRange(min=1), help="Workers. Default: one a core.")
+@JSON
+@QUIET
+def verify(output: str, recompute: float | None, as_json: bool, quiet: bool, **options) -> None:
+    """Check OUTPUT: headers, index, sizes, side files, and the hash and finiteness of every tensor.
+
+    What was recorded is in its manifest, expo.json. A checkpoint without one is checked for structure and
+    finiteness only. All problems are listed; exit 1 if there is any.
+    """
+    result = _verify(output, recompute, quiet, options)
+    if as_json:
+        click.echo(json.dumps(result.record()))
+    elif not quiet:
+        _show(result)
+    if result.problems:
+        n = len(result.problems)
+        lines = "\n".join(f"- {problem}" for problem in result.problems)
+        raise VerifyError(f"{output}: {n} problem{'s' if n > 1 else ''}\n{lines}")
+
+
+def _verify(output: str, recompute: float | None, quiet: bool, options: dict):
+    from expo.analysis.verify import verify as check  # torch loads here
+    from expo.cli.progress import Progress
+    from expo.recipe.recipe import parse_size
+
+    folder = Path(output)
+    total = sum(path.stat().st_size for path in folder.glob("*.safetensors")) if folder.is_dir() else 0
+    with Progress(max(1, int(total * (1 + (recompute or 0)))), quiet=quiet or not total) as progress:
+        return check(
+            output,
+            recompute=recompute,
+            inputs=options["inputs"],
+            threads=options["threads"],
+            allow_non_finite=options["allow_non_finite"],
+            max_header=parse_size(options["max_header"]),
+            progress=progress,
+        )
+
+
+def _show(result) -> None:
+    from expo.planning.budget import size
+
+    record = result.record()
+    speed = f", {record['gb_per_second']:.2f} GB/s" if record["gb_per_second"] else ""
+    click.echo(
+        f"read {result.output}: {result.n_tensors} tensors in {result.n_files} file"
+        f"{'s' if result.n_files != 1 else ''}, {size(result.n_bytes)} in {result.seconds:.2f} s{speed}"
+    )
+    if result.segments:
+        click.echo(
+            f"recomputed {result.segments_recomputed} of {result.segments} segments from the inputs "
+            f"in {result.recompute_seconds:.2f} s"
+        )
+    for note in result.notes:
+        click.echo(f"note: {note}")
+    if not result.problems:
+        checked = ["structure", "finiteness"]
+        if result.has_manifest:
+            checked[1:1] = ["headers", f"{result.n_side_files} side files", "every tensor's hash"]
+        click.echo(f"all well: {', '.join(checked)}" + (", the recomputed bits" if result.segments else ""))

@@ -1,0 +1,1 @@
+"""Door out: sinks (folder, live model), side files, manifest, card."""

@@ -1,0 +1,50 @@
+"""What identifies a run and its inputs: on this machine (the fingerprint) and anywhere (the record)."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from expo.checkpoint.spec import Checkpoint
+from expo.output.folder import FolderSink
+from expo.planning.jobs import Plan
+from expo.version import __version__
+
+
+def input_record(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What identifies an input to someone who has it: no path, no time."""
+    source = checkpoint.source
+    return {
+        "label": source.label,
+        "repo_id": source.repo_id,
+        "revision": source.revision,
+        "files": {f.name: {"n_bytes": f.n_bytes, "header": f.header_hash} for f in checkpoint.files.values()},
+    }
+
+
+def fingerprint(plan: Plan) -> str:
+    """A hash of all that decides the output's bytes, and of what identifies the inputs on this machine."""
+    inputs = {role: input_record(checkpoint) for role, checkpoint in plan.inputs.items()}
+    times = {role: [f.mtime_ns for f in checkpoint.files.values()] for role, checkpoint in plan.inputs.items()}
+    content = {"expo": __version__, "recipe": plan.recipe.record(), "inputs": inputs, "times": times}
+    return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())
+
+
+def description(plan: Plan) -> str:
+    """The run in one line, for people who find its unfinished folder."""
+    parameters = ", ".join(f"{name} {value}" for name, value in plan.recipe.parameters.items())
+    labels = ", ".join(f"{role} {checkpoint.source.label}" for role, checkpoint in plan.inputs.items())
+    return f"{plan.recipe.method} ({parameters}) of {labels}"
+
+
+def check_output(plan: Plan, sink: FolderSink) -> None:
+    """Everything about the output's place that can be known to fail; raises OutputError or DiskFull."""
+    roots = {role: _root(checkpoint) for role, checkpoint in plan.inputs.items()}
+    sink.check(roots, plan.n_bytes_written, fingerprint(plan))
+
+
+def _root(checkpoint: Checkpoint) -> Path:
+    """The folder that an input is, or the one file where a file was named."""
+    text = Path(checkpoint.source.text)
+    return text if text.is_file() else checkpoint.source.folder

@@ -75,7 +75,8 @@ def test_an_uninstalled_checkout_says_how_to_install_it(tmp_path):
     (tmp_path / "expo").symlink_to(ROOT / "expo")
     ours = [path for path in sys.path if path.endswith("site-packages")]
     # -S: without the editable install of this environment.
-    code = f"import sys, runpy; sys.path = [{str(tmp_path)!r}, *sys.path, *{ours!r}]\nrunpy.run_module('expo', run_name='__main__')"
+    path = f"[{str(tmp_path)!r}, *sys.path, *{ours!r}]"
+    code = f"import sys, runpy; sys.path = {path}; runpy.run_module('expo', run_name='__main__')"
     done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 1
     assert "pip install -e ." in done.stderr

@@ -186,27 +186,23 @@ def the_same_but_damaged(small, new, output):
 WAYS = {"exchange": [], "aside": [without_exchange]}
 
 
-@pytest.fixture(scope="module")
-def replacing(small, new, tmp_path_factory):
-    """The moments of replacing an older output, for each of the two ways."""
-    moments = {}
-    for way, prepare in WAYS.items():
-        output = tmp_path_factory.mktemp("replacing") / "out"
-        another_model(small, new, output)
-        moments[way] = moments_of(small, output, *prepare, overwrite=True)
-    return moments
+def kills_while_replacing(small, old, tmp, way):
+    """Kill the replacing of copies of `old` at one moment after the other; yields each output and the moment."""
+    shutil.copytree(old, tmp / "traced")
+    for step, name in moments_of(small, tmp / "traced", *WAYS[way], overwrite=True).items():
+        output = tmp / f"out{step}"
+        shutil.copytree(old, output)
+        killed_while_publishing(small, output, step, *WAYS[way], overwrite=True)
+        yield output, name
 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("before", [another_model, the_same_but_damaged])
-def test_overwriting_survives_a_kill_at_every_step(before, way, small, new, replacing, tmp_path):
+def test_overwriting_survives_a_kill_at_every_step(before, way, small, new, tmp_path):
     before(small, new, tmp_path / "old")
     old, wanted = tree(tmp_path / "old"), tree(new)
     assert old != wanted
-    for step, name in replacing[way].items():
-        output = tmp_path / f"out{step}"
-        shutil.copytree(tmp_path / "old", output)
-        killed_while_publishing(small, output, step, *WAYS[way], overwrite=True)
+    for output, name in kills_while_replacing(small, tmp_path / "old", tmp_path, way):
         if output.exists():
             assert tree(output) in (old, wanted), name
         else:
@@ -219,13 +215,10 @@ def test_overwriting_survives_a_kill_at_every_step(before, way, small, new, repl
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_another_command_after_such_a_kill_is_refused_and_harms_nothing(way, small, new, replacing, tmp_path):
+def test_another_command_after_such_a_kill_is_refused_and_harms_nothing(way, small, new, tmp_path):
     another_model(small, new, tmp_path / "old")
     old, wanted = tree(tmp_path / "old"), tree(new)
-    for step, name in replacing[way].items():
-        output = tmp_path / f"out{step}"
-        shutil.copytree(tmp_path / "old", output)
-        killed_while_publishing(small, output, step, *WAYS[way], overwrite=True)
+    for output, name in kills_while_replacing(small, tmp_path / "old", tmp_path, way):
         # Once the finished run has forgotten itself, another may overwrite; until then it may not.
         with pytest.raises(OutputError) as refused:
             small.write(output, alpha=0.7, overwrite=not forgotten(output))
@@ -253,7 +246,7 @@ def test_a_run_that_is_killed_before_it_publishes_never_touches_the_older_output
         ended = forked(lambda step=step: [Steps(die_at(step)), small.write(tmp_path / "out", overwrite=True)])
         assert ended.signal == signal.SIGKILL, ended.err
         assert tree(tmp_path / "out") == tree(tmp_path / "old"), step
-        shutil.rmtree(partial_of(tmp_path / "out"))
+        shutil.rmtree(partial_of(tmp_path / "out"), ignore_errors=True)
 
 
 @pytest.mark.parametrize("way", WAYS)

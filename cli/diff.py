@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from expo.cli.options import JSON, MAX_HEADER, QUIET
+from expo.cli.tables import printable, show_table
 from expo.recipe import CHOICES
 
 
@@ -71,8 +72,6 @@ def _compare(a: str, b: str, alpha: float, options: dict):
 
 
 def _show(found, differences, heading: str) -> None:
-    from expo.cli.tables import show_table
-
     click.echo(f"A  {found.a.source.text}\nB  {found.b.source.text}\n")
     if differences:
         asked = f"of alpha {found.alpha:g}"
@@ -121,6 +120,6 @@ def _show_unpaired(found) -> None:
 
 def _show_names(names: list[str]) -> None:
     for name in names[:20]:
-        click.echo(f"  {name}")
+        click.echo(f"  {printable(name)}")
     if len(names) > 20:
         click.echo(f"  ... and {len(names) - 20} more (--json lists all)")

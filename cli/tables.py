@@ -41,11 +41,16 @@ def show_facts(facts: Iterable[tuple[str, str]]) -> None:
     _show(table)
 
 
+def printable(text: str) -> str:
+    """Text with its control characters spelled out: a stranger's tensor name must not command the terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
 def _escaped(text: str) -> str:
-    """Text as it is: no markup, and no control character of a stranger's tensor name reaches the terminal."""
+    """One line that rich shows as it is."""
     from rich.markup import escape
 
-    return escape("".join(c if c.isprintable() else repr(c)[1:-1] for c in text))
+    return escape(printable(text).replace("\n", r"\n"))
 
 
 def _show(table) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from expo.cli.options import JSON, MAX_HEADER, QUIET
+from expo.cli.tables import printable
 from expo.errors import VerifyError
 
 
@@ -63,7 +64,7 @@ def verify(output: str, recompute: float | None, as_json: bool, quiet: bool, **o
         _show(result)
     if result.problems:
         n = len(result.problems)
-        lines = "\n".join(f"- {problem}" for problem in result.problems)
+        lines = "\n".join("- " + printable(problem).replace("\n", "\n  ") for problem in result.problems)
         raise VerifyError(f"{output}: {n} problem{'s' if n > 1 else ''}\n{lines}")
 
 

@@ -14,7 +14,7 @@ from expo.analysis.pool import elements_of, for_each, segments
 from expo.checkpoint import Shards, open_checkpoint
 from expo.checkpoint.names import layer_of, module_group
 from expo.checkpoint.spec import Checkpoint
-from expo.errors import PlanError
+from expo.errors import DataError, PlanError
 from expo.planning import Job, Plan, plan
 from expo.planning.budget import TILE, default_threads
 from expo.recipe import Recipe, extrapolation
@@ -61,7 +61,7 @@ class Diff:
     tensors: list[Difference] = field(default_factory=list)
     groups: list[Difference] = field(default_factory=list)
     whole: Difference | None = None
-    refused: str | None = None  # why a run would not start, so that there is no effective alpha
+    refused: str | None = None  # why a run would not start or end, so that there is no effective alpha
     warnings: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -140,15 +140,15 @@ def diff(
     """
     began = time.perf_counter()
     policies = {"on_mismatch": "copy", "vocabulary": "keep-base", "tied": "keep"}
-    passes = {"allow_non_finite": True, "saturate": True}
-    recipe = extrapolation(sft=_text(a), dpo=_text(b), alpha=alpha, **{**policies, **passes, **settings})
+    settings = {**policies, "allow_non_finite": True, **settings}
+    recipe = extrapolation(sft=_text(a), dpo=_text(b), alpha=alpha, **settings)
     a, b = (_opened(side, recipe.max_header) for side in (a, b))
     inputs = {"base": a, "aligned": b}
     result = Diff(a, b, alpha, pair_up(recipe, inputs))
     planned = _plan_of_floats(recipe, inputs, result)
     with Shards(a) as read_a, Shards(b) as read_b:
         measure = Measure(result.pairing.pairs, read_a, read_b)
-        report, of_tensor = _stream(planned, measure, threads or default_threads(), progress)
+        report, of_tensor = _stream(planned, measure, result, threads or default_threads(), progress)
     _sum_up(result, measure, report, of_tensor)
     result.seconds = time.perf_counter() - began
     return result
@@ -174,7 +174,7 @@ def _plan_of_floats(recipe: Recipe, inputs: dict[str, Checkpoint], result: Diff)
 
 
 def _stream(
-    planned: Plan | None, measure: Measure, threads: int, progress: Callable[[int], None] | None
+    planned: Plan | None, measure: Measure, result: Diff, threads: int, progress: Callable[[int], None] | None
 ) -> tuple[Report, dict[str, Fidelity]]:
     """Measure every pair; the report of a run, and what it holds of each tensor that it would compute."""
     report, of_tensor = Report(None), {}
@@ -182,11 +182,17 @@ def _stream(
     if jobs:
         # The run itself, into a sink that keeps nothing.
         stream = Stream(planned, _Discard(measure), settings_for(planned), journal=False, progress=progress)
-        stream.run(threads)
-        report = report_of(stream, None)
-        for index, job in enumerate(jobs):
-            parts = (stream.finished[index, segment].sums for segment in range(n_segments(job)))
-            of_tensor[job.name] = Fidelity.of(parts)
+        try:
+            stream.run(threads)
+        except DataError as error:
+            result.refused = str(error)
+            measure.parts.clear()
+            jobs = ()
+        else:
+            report = report_of(stream, None)
+    for index, job in enumerate(jobs):
+        parts = (stream.finished[index, segment].sums for segment in range(n_segments(job)))
+        of_tensor[job.name] = Fidelity.of(parts)
     _measure_rest(measure, [name for name in measure.pairs if name not in of_tensor], threads, progress)
     return report, of_tensor
 
@@ -221,6 +227,8 @@ def _sum_up(result: Diff, measure: Measure, report: Report, of_tensor: dict[str,
         groups.setdefault(module_group(tensor.name), []).append(tensor)
     result.groups = [_together(name, found, report.groups.get(name, nothing)) for name, found in groups.items()]
     result.whole = _together("total", result.tensors, report.fidelity)
+    if n := result.whole.sums.n_non_finite:
+        result.warnings.append(f"{n} elements are not finite: a run stops there, unless it has --allow-non-finite.")
 
 
 def _together(name: str, found: list[Difference], fidelity: Fidelity) -> Difference:

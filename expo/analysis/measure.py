@@ -4,6 +4,7 @@ import math
 import threading
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -79,7 +80,7 @@ class Measure:
         delta = torch.sub(b, a, out=self._buffer("delta", n, torch.float64))
         sums = [float(torch.dot(x, y)) for x, y in ((delta, delta), (a, a), (b, b), (a, b))]
         if all(map(math.isfinite, sums)):
-            return Sums(*sums, n, int(torch.count_nonzero(delta)))
+            return Sums(*sums, n, int(np.count_nonzero(a.numpy() != b.numpy())))
         return _with_gaps(a, b)
 
     def _bytes(self, pair: Pair, start: int, n: int) -> Sums:

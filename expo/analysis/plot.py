@@ -63,7 +63,8 @@ def _draw(pyplot: Any, cells: Mapping[tuple[str, int | None], float | None], fou
     image = None
     for panel, (names, columns) in zip(panels, rows, strict=True):
         image = _panel(pyplot, panel, names, columns, cells, scale)
-    figure.suptitle(f"{found.b.source.label} against {found.a.source.label}", fontsize=10)
+    equal = "; black: equal" if any(value == 0 for value in cells.values()) else ""
+    figure.suptitle(f"A = {_short(found.a.source.label)}, B = {_short(found.b.source.label)}{equal}", fontsize=10)
     bar = figure.colorbar(image, ax=list(panels), pad=0.02, aspect=25, fraction=0.05)
     bar.set_label("relative size of the delta, ||B - A|| / ||B||", fontsize=9)
     bar.ax.tick_params(labelsize=8)
@@ -82,9 +83,7 @@ def _panel(pyplot: Any, panel: Any, names: list[str], columns: list, cells: Mapp
             value = cells.get((name, layer))
             # A logarithm has no place for 0: anything below the scale shows as unchanged.
             grid[row, column] = numpy.nan if value is None else value or scale.vmin / 2
-    colours = pyplot.get_cmap(_MAP).copy()
-    colours.set_bad(_MISSING)
-    colours.set_under(_UNCHANGED)
+    colours = pyplot.get_cmap(_MAP).with_extremes(bad=_MISSING, under=_UNCHANGED)
     image = panel.pcolormesh(numpy.ma.masked_invalid(grid), cmap=colours, norm=scale, edgecolors="white", linewidth=0.6)
     panel.invert_yaxis()
     panel.set_yticks(numpy.arange(len(names)) + 0.5, [_short(name) for name in names], fontsize=8)
@@ -119,4 +118,5 @@ def _percent(value: float, _: Any = None) -> str:
 def _short(name: str) -> str:
     """A module group without the words that every row repeats."""
     name = name.removeprefix("model.").removesuffix(".weight")
-    return name if len(name) <= 60 else "..." + name[-57:]
+    name = name if len(name) <= 60 else "..." + name[-57:]
+    return name.replace("$", r"\$")  # matplotlib would read a formula

@@ -189,8 +189,10 @@ def _check_files(checkpoint: Checkpoint, manifest: dict[str, Any], result: Verif
             result.problems.append(f"{name}: a weight file that the manifest does not list.")
 
 
-def _header_hash(file: WeightFile) -> str:
-    """xxh3-128 of the header with the 8 bytes of its length, as the manifest has it."""
+def _header_hash(file: WeightFile) -> str | None:
+    """xxh3-128 of the header with the 8 bytes of its length, as the manifest has it; None for another format."""
+    if not file.name.endswith(".safetensors"):
+        return None
     with open(file.path, "rb") as stored:
         length = stored.read(8)
         return xxhash.xxh3_128_hexdigest(length + stored.read(int.from_bytes(length, "little")))

@@ -17,8 +17,8 @@ def extrapolate(base: Tensor, aligned: Tensor, *, alpha: float = 0.3) -> Tensor:
     An element that the two models share keeps its bits. Zheng et al., "Model Extrapolation Expedites
     Alignment", equation 1. Tiles are (n,), float32 or float64.
     """
-    # Subtracting (base - aligned) keeps -0.0, which adding (aligned - base) would turn into +0.0.
+    # Adding (base - aligned) * -alpha keeps -0.0, which adding (aligned - base) * alpha would turn into +0.0.
     step = base - aligned
-    step *= alpha
-    result = aligned - step
-    return aligned.where(base == aligned, result) if alpha < 0 else result
+    step *= -alpha
+    step += aligned
+    return aligned.where(base == aligned, step) if alpha < 0 else step

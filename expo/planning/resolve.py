@@ -6,7 +6,7 @@ from expo.checkpoint.spec import Checkpoint, TensorSpec
 from expo.methods import find_method
 from expo.planning import complaints
 from expo.planning.jobs import Operand, TiedPair
-from expo.planning.tied import embedding_of, says_tied, tied_heads
+from expo.planning.tied import EMBEDDINGS, HEADS, embedding_of, ends_with, says_tied, tied_heads
 from expo.planning.vocabulary import is_vocabulary, row_runs
 from expo.recipe import Recipe
 
@@ -85,7 +85,8 @@ class Resolver:
                 self.found.tied.append(TiedPair(role, table[embedding].name, table[head].name))
             if may_tie and other_lacks_it and says_tied(self.donor) is not False:
                 del table[head]
-        if role == self.donor_role or ties is False:
+        has_head = any(ends_with(name, HEADS) and not ends_with(name, EMBEDDINGS) for name in table)
+        if role == self.donor_role or ties is False or has_head:
             return
         for head in self.donor.tensors:
             embedding = None if head in table else embedding_of(head, table)

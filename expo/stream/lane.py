@@ -115,7 +115,7 @@ class Lane:
         if job.dtype.computed and self.settings.checks and not self.settings.allow_non_finite:
             narrow = tensor.view(torch_dtype(job.dtype))
             wide = self.scratch("in0", len(narrow), _wide_dtype(job)).copy_(narrow)
-            if not math.isfinite(_dot(wide, wide)):
+            if not math.isfinite(float(torch.dot(wide, wide))):
                 self._refuse(job, {donor.role: wide}, at * 8 // job.dtype.bits)
         return view
 
@@ -123,16 +123,16 @@ class Lane:
         """The bytes of elements [start, start + n) of a computed tensor, and its part of the report's sums."""
         tiles = self._operands(job, start, n)
         donor = tiles[job.donor]
-        result = self._result(job, tiles)
+        asked = result = self._result(job, tiles)
         if self.settings.saturate:
-            result = clamp_to(result, job.dtype)
+            result = clamp_to(asked, job.dtype)
         elif job.dtype.name == "F8_E4M3" and bool((result.abs() >= job.dtype.overflow).any()):
             # torch casts what this type cannot hold to its largest value, without a word.
             self._examine(job, tiles, result, start)
         written, view = self._rounded(job, result, start)
         sums = (0.0, 0.0, 0.0)
         if self.settings.checks:
-            sums = self._sums(job, tiles, result, donor, written, start)
+            sums = self._sums(job, tiles, asked, donor, written, start)
         return view, sums
 
     def _operands(self, job: Job, start: int, n: int) -> list[Tensor]:
@@ -174,16 +174,18 @@ class Lane:
 
         A NaN or an infinity anywhere shows in these, so that the exact look at each element is rarely taken.
         """
-        moved = self.scratch("moved", len(result), result.dtype).copy_(written).sub_(donor)
-        exact = torch.sub(result, donor, out=self.scratch("exact", len(result), result.dtype))
-        sums = (_dot(exact, moved), _dot(exact, exact), _dot(moved, moved))
+        n = len(result)
+        changes = self.scratch("changes", 2 * n, result.dtype).view(2, n)  # exact, written
+        exact, moved = changes
+        torch.sub(result, donor, out=exact)
+        moved.copy_(written).sub_(donor)
+        sums = _products(changes)
         if all(map(math.isfinite, sums)):
             return sums
         self._examine(job, tiles, result, start)
         # Nothing is wrong: the squares overflowed, or infinities are allowed.
         kept = torch.isfinite(exact) & torch.isfinite(moved)
-        exact, moved = (torch.where(kept, x, 0.0).to(torch.float64) for x in (exact, moved))
-        return _dot(exact, moved), _dot(exact, exact), _dot(moved, moved)
+        return _products(torch.where(kept, changes, 0.0).to(torch.float64))
 
     def _examine(self, job: Job, tiles: list[Tensor], result: Tensor, start: int) -> None:
         """Look at each element; raises NonFinite or Overflow for the first bad one."""
@@ -211,11 +213,11 @@ def _wide_dtype(job: Job) -> torch.dtype:
     return torch.float32 if wide_bytes(job) == 4 else torch.float64
 
 
-def _dot(x: Tensor, y: Tensor) -> float:
-    """A dot product from fixed blocks; for reports, never for bytes."""
-    if len(x) <= _BLOCK:
-        return float(torch.dot(x, y))
-    return math.fsum(float(torch.dot(a, b)) for a, b in zip(x.split(_BLOCK), y.split(_BLOCK), strict=True))
+def _products(changes: Tensor) -> tuple[float, float, float]:
+    """exact . written, exact . exact and written . written of rows (2, n), from fixed blocks; never for bytes."""
+    blocks = changes.split(_BLOCK, dim=1) if changes.shape[1] > _BLOCK else (changes,)
+    grams = [torch.mm(block, block.T).tolist() for block in blocks]
+    return tuple(math.fsum(gram[i][j] for gram in grams) for i, j in ((0, 1), (0, 0), (1, 1)))
 
 
 def _reference_extrapolation(base: Tensor, aligned: Tensor, *, alpha: float) -> Tensor:

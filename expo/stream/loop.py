@@ -4,7 +4,7 @@ import itertools
 import math
 import resource
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 
 import torch
@@ -24,15 +24,27 @@ Progress = Callable[[int], None]  # called with bytes of output finished since t
 
 
 class Stream:
-    """One pass over a plan's jobs into a sink, shared by its threads."""
+    """One pass over a plan's jobs into a sink, shared by its threads.
 
-    def __init__(self, plan: Plan, sink, settings: Settings, *, journal: bool = True, progress: Progress | None = None):
+    pieces: (job, segment) pairs to do instead of all of them.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        sink,
+        settings: Settings,
+        *,
+        journal: bool = True,
+        progress: Progress | None = None,
+        pieces: Iterable[tuple[int, int]] | None = None,
+    ):
         self.plan = plan
         self.sink = sink
         self.settings = settings
         self.journal = journal
         self.progress = progress or (lambda n_bytes: None)
-        self.pieces = iter(_segments(plan.jobs))
+        self.pieces = iter(_segments(plan.jobs) if pieces is None else pieces)
         self.lock = threading.Lock()
         self.stop = threading.Event()
         self.failures: list[tuple[int, int, BaseException]] = []
@@ -67,7 +79,7 @@ class Stream:
             self.stop.set()
             for worker in workers:
                 worker.join()
-            raise Interrupted("interrupted. What is written stays: the same command continues.") from None
+            raise Interrupted("interrupted") from None
 
     def _work(self, lane: Lane) -> None:
         """One thread: segments in the output's order until none is left or one has failed."""

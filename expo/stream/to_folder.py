@@ -7,7 +7,7 @@ from pathlib import Path
 import xxhash
 
 from expo.checkpoint.spec import Checkpoint
-from expo.errors import DataError
+from expo.errors import DataError, Interrupted
 from expo.methods import find_method
 from expo.output.card import CardInput, card
 from expo.output.folder import FolderSink
@@ -64,6 +64,9 @@ def run(
         report.warnings = warnings + report.fidelity_warnings()
         _add_small_files(plan, sink, report)
         sink.publish()
+    except Interrupted:
+        sink.abandon(drop=False)
+        raise Interrupted("interrupted. What is written stays: the same command continues.") from None
     except BaseException as error:
         # Data that must not pass will not pass the next time: nothing to continue.
         sink.abandon(drop=isinstance(error, DataError))

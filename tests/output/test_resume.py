@@ -83,6 +83,7 @@ def killed_near(step, call):
         Steps(act)
         call()
         reached.value = sys.maxsize
+        signal.pause()
 
     child = Child(slowed)
     until = time.monotonic() + 60

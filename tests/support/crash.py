@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -194,7 +195,8 @@ def _be_child(call: Callable[[], Any], result, out, err) -> None:
 class Steps:
     """The calls of a child that change the disk, counted from 0; `act(step, name)` is called around each.
 
-    Call i is step 2 i right before it happens and step 2 i + 1 right after. What `act` raises, the call raises.
+    Call i is step 2 i right before it happens and step 2 i + 1 right after. What `act` raises, the call raises; what
+    it calls itself is not counted.
     """
 
     def __init__(self, act: Callable[[int, str], None] = lambda step, name: None, *, sync: bool = False):
@@ -202,6 +204,7 @@ class Steps:
         self.names: list[str] = []
         self.numbers = itertools.count()
         self.armed = True
+        self.inside = threading.local()
         for home, name in _COUNTED:
             setattr(home, name, self._around(name.strip("_"), getattr(home, name)))
         partial.open = self._around("open", open)
@@ -210,16 +213,23 @@ class Steps:
 
     def _around(self, name: str, real: Callable) -> Callable:
         def counted(*arguments, **options):
-            if not self.armed:
+            if not self.armed or getattr(self.inside, "act", False):
                 return real(*arguments, **options)
             step = 2 * next(self.numbers)
             self.names.append(name)
-            self.act(step, name)
+            self._acted(step, name)
             found = real(*arguments, **options)
-            self.act(step + 1, name)
+            self._acted(step + 1, name)
             return found
 
         return counted
+
+    def _acted(self, step: int, name: str) -> None:
+        self.inside.act = True
+        try:
+            self.act(step, name)
+        finally:
+            self.inside.act = False
 
     def _no_fsync(self) -> None:
         os.fsync = self._around("fsync", lambda fd: None)

@@ -139,7 +139,7 @@ def test_a_header_that_is_longer_than_asked_is_refused_with_the_way_out(home, re
         home / "bad" / "model.safetensors", json.dumps({"w": ENTRY}).encode() + b" " * (17 * 2**20), bytes(8)
     )
     refused("--max-header", "expo reads up to 16777216 unasked", dpo="bad")
-    refused("header of", sft="sft", more=["--max-header", "100"])
+    refused("larger than 100 bytes", sft="sft", more=["--max-header", "100"])
 
 
 def test_a_shard_cut_in_the_middle_is_refused(home, refused):
@@ -226,8 +226,8 @@ def test_wrong_usage_exits_with_2(refused, more):
 
 def test_an_option_that_is_missing_and_a_command_that_is_unknown_exit_with_2(home, capsys):
     for arguments in (["extrapolate", "--sft", "a"], ["extrapolat"], []):
-        code, _, said = command(capsys, *arguments)
-        assert code == 2 and said
+        code, out, err = command(capsys, *arguments)
+        assert code == 2 and out + err
 
 
 # --- the output ------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from oracle import (
     step,
     values,
     write_pair,
+    write_stored,
 )
 
 import expo
@@ -214,3 +215,20 @@ def test_two_equal_models_give_the_model_itself_and_no_figures(tmp_path):
     report = expo.extrapolate(**inputs, alpha=0.3, output=tmp_path / "out")
     assert read_stored(tmp_path / "out")["w"][2] == encode(b, "BF16")
     assert report.effective_alpha is None and report.fidelity.multiple is None
+
+
+def test_a_checkpoint_of_nothing_but_empty_tensors_and_integers_is_written(tmp_path):
+    for role in ("sft", "dpo"):
+        tensors = {"e": ("BF16", (0, 3), b""), "i": ("I32", (2,), bytes(8)), "f": ("F4", (0,), b"")}
+        write_stored(tmp_path / role / "model.safetensors", tensors)
+    report = expo.extrapolate(sft=tmp_path / "sft", dpo=tmp_path / "dpo", output=tmp_path / "out")
+    assert read_stored(tmp_path / "out") == {name: tensors[name] for name in read_stored(tmp_path / "out")}
+    assert report.tensors == 3 and report.effective_alpha is None and json.loads(json.dumps(report.record()))
+
+
+@pytest.mark.parametrize("name", ["", " ", "ünï.codé", 'a"b\\c', "new\nline", "x" * 5000, "../../etc/passwd", "数.0.w"])
+def test_a_tensor_may_have_any_name(tmp_path, name):
+    b = np.array([1.0, 2.0])
+    found = extrapolated(tmp_path, {name: ("F32", b / 2, "F32", b), "w": ("F32", b, "F32", b)}, alpha=1)
+    assert found[name].tolist() == [1.5, 3.0] and set(found) == {name, "w"}
+    assert name in json.loads((tmp_path / "out" / "expo.json").read_text())["tensors"]

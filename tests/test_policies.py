@@ -416,6 +416,24 @@ def test_a_pair_that_its_cards_say_is_swapped_is_warned_about(hub_cache):
         assert any("looks swapped" in text and "org/sft" in text for text in heard) == warned
 
 
+def test_the_card_that_would_tell_of_a_swapped_pair_is_fetched_from_the_hub(hub_cache, monkeypatch):
+    from expo.checkpoint import hub
+
+    asked = {}
+
+    def download(repo_id, commit, names):
+        asked.setdefault(repo_id, set()).update(names)
+        return hub_cache / "hub" / f"models--{repo_id.replace('/', '--')}" / "snapshots" / commit
+
+    def listing(repo_id, revision):
+        return SHA[repo_id], [path.name for path in download(repo_id, SHA[repo_id], ()).iterdir()]
+
+    monkeypatch.setattr(hub, "_listing", listing)
+    monkeypatch.setattr(hub, "_download", download)
+    expo.plan(expo.extrapolation(sft="org/dpo", dpo="org/sft"))
+    assert "README.md" in asked["org/dpo"]
+
+
 def test_inputs_from_the_hub_are_recorded_by_repository_and_commit(hub_cache):
     import yaml
 

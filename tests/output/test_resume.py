@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -25,7 +26,7 @@ from crash import (
     tree,
 )
 
-from expo.errors import OutputError
+from expo.errors import Interrupted, OutputError
 from expo.ops import SEGMENT
 
 N_SEGMENTS = 13  # of the long pair
@@ -88,7 +89,7 @@ def killed_near(step, call):
     child = Child(slowed)
     until = time.monotonic() + 60
     while reached.value < step and time.monotonic() < until:
-        time.sleep(0.0001)
+        time.sleep(0.0003)
     return child.kill()
 
 
@@ -130,6 +131,37 @@ def test_a_run_killed_before_it_wrote_a_tensor_starts_again(step, small, tmp_pat
     assert forked(lambda: [Steps(die_at(2 * step)), small.write(output)]).signal == signal.SIGKILL
     small.write(output)
     assert output.is_dir() and not partial_of(output).exists()
+
+
+def test_ctrl_c_waits_for_the_segments_in_flight(small, tmp_path, no_fsync):
+    """No thread writes on into files that are closed, or computes on while the interpreter ends."""
+    reached = Counter()
+
+    def slow():
+        calls = []
+
+        def act(step, name):
+            if threading.current_thread() is not threading.main_thread():
+                calls.append(name)
+                reached.value = len(calls)
+                time.sleep(0.05)
+
+        Steps(act)
+        try:
+            small.write(tmp_path / "out", threads=1)
+        except Interrupted:
+            before = len(calls)
+            time.sleep(0.2)
+            return before, len(calls)
+
+    child = Child(slow)
+    until = time.monotonic() + 30
+    while reached.value < 3 and time.monotonic() < until:
+        time.sleep(0.001)
+    os.kill(child.pid, signal.SIGINT)
+    before, after = child.wait().value
+    assert before == after >= 3
+    assert not (tmp_path / "out").exists()
 
 
 # --- What is kept, and what is done again ----------------------------------------------------------------------------
@@ -203,8 +235,8 @@ def test_small_files_of_an_earlier_try_are_written_anew(small, tmp_path, no_fsyn
     output = tmp_path / "out"
     killed_in_mid_stream(small, output)
     (partial_of(output) / "files" / "config.json").write_text("half")
-    (partial_of(output) / "files" / "chat").mkdir()
-    (partial_of(output) / "files" / "chat" / "gone.jinja").write_text("of a side file that was removed since")
+    (partial_of(output) / "files" / "gone").mkdir()
+    (partial_of(output) / "files" / "gone" / "vocab.txt").write_text("of a side file that was removed since")
     small.write(output)
     small.write(tmp_path / "again")
     assert tree(output) == tree(tmp_path / "again")
@@ -296,7 +328,7 @@ SLOWLY = ("--dtype", "float32", "--rounding", "stochastic", "--arithmetic", "exa
 def history(tmp_path_factory):
     """One command, interrupted by Ctrl-C, killed three times, then left alone: [(code, out, err, segments)]."""
     tmp = tmp_path_factory.mktemp("history")
-    shapes = {f"model.layers.{i}.mlp.up_proj.weight": (1024, 1024) for i in range(16)}
+    shapes = {f"model.layers.{i}.mlp.up_proj.weight": (1024, 1024) for i in range(10)}
     pair, output = pair_of(tmp, shapes), tmp / "out"
     pair.write(tmp / "undisturbed", threads=2, dtype="float32", rounding="stochastic")
     seen = []

@@ -44,7 +44,12 @@ class Pair(NamedTuple):
 
     def write(self, output: Path, **options: Any):
         """Run to the end, in this process unless a child calls it; returns the run's Report."""
-        return expo.extrapolate(sft=self.sft, dpo=self.dpo, output=output, **{"threads": 1, **options})
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)  # the look at the pair before the run: two threads wait for each other on a busy core
+        try:
+            return expo.extrapolate(sft=self.sft, dpo=self.dpo, output=output, **{"threads": 1, **options})
+        finally:
+            torch.set_num_threads(before)
 
     def argv(self, output: Path, *options: str) -> list[str]:
         """The same run as arguments of the command line."""

@@ -116,7 +116,7 @@ def test_allowed_values_that_are_not_finite_pass_and_change_nothing_else(tmp_pat
     recipe = expo.extrapolation(**inputs, rounding=rounding, allow_non_finite=True)
     found, right = (decode(run["w"], dtype) for run in (streamed(recipe)[0], clean))
     for place, value in bad.items():
-        assert found[place] == value or math.isnan(value) and math.isnan(found[place])
+        assert found[place] == value or (math.isnan(value) and math.isnan(found[place]))
     kept = ~np.isin(np.arange(len(found)), list(bad))
     assert np.array_equal(found[kept], right[kept])
     report = expo.extrapolate(**inputs, rounding=rounding, allow_non_finite=True, output=tmp_path / "out")

@@ -110,7 +110,7 @@ def test_stochastic_rounding_is_unbiased_and_takes_one_of_the_two_neighbours(nam
 
 @pytest.mark.parametrize("name", BELOW_FLOAT64)
 def test_stochastic_rounding_of_a_random_tensor_has_its_mean(name):
-    x = np.random.default_rng(1).standard_normal(200_000)
+    x = np.random.default_rng(1).standard_normal(100_000)
     out = held(name, len(x))
     round_stochastic(torch.from_numpy(x), out, DTYPES[name], 7, 0)
     error = out.double().numpy() - x
@@ -151,7 +151,7 @@ def correlation(x, y):
 
 @pytest.mark.parametrize("bits", [16, 32])
 def test_noise_of_neighbours_segments_names_and_seeds_is_uncorrelated(bits):
-    n = 200_000
+    n = 100_000
     key = noise_key(0, "rounding", "model.layers.0.w")
     w = words(key, 0, n, bits)
     for lag in (1, 2, 3, 16, 4096):

@@ -99,8 +99,10 @@ class FolderSink:
 
     def write(self, job, start: int, data: memoryview) -> None:
         """Write bytes [start, start + len(data)) of one output tensor."""
-        with self.full_disk_is_clear():
+        try:
             _pwrite(self.fds[job.file], data, job.at + start)
+        except OSError as error:
+            raise self._refused(error) from error
 
     def read_into(self, job, start: int, data: memoryview) -> bool:
         """Read back bytes of one output tensor; False if they are not all there."""
@@ -161,12 +163,15 @@ class FolderSink:
         try:
             yield
         except OSError as error:
-            if error.errno in _FULL:
-                raise DiskFull(
-                    f"no room for more bytes in {self.partial.folder} ({error.strerror}). What is written stays: "
-                    "free some room and repeat the command to continue."
-                ) from error
-            raise OutputError(f"cannot write {self.partial.folder}: {error.strerror}.") from error
+            raise self._refused(error) from error
+
+    def _refused(self, error: OSError) -> OutputError:
+        if error.errno in _FULL:
+            return DiskFull(
+                f"no room for more bytes in {self.partial.folder} ({error.strerror}). What is written stays: "
+                "free some room and repeat the command to continue."
+            )
+        return OutputError(f"cannot write {self.partial.folder}: {error.strerror}.")
 
 
 def _pwrite(fd: int, data: memoryview, at: int) -> None:

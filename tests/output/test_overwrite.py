@@ -1,4 +1,4 @@
-"""An output appears whole or not at all, and replaces an older one whole or not at all, whatever step a kill lands on."""
+"""An output appears, or replaces an older one, whole or not at all, whatever step a kill lands on."""
 
 import os
 import shutil

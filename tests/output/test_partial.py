@@ -75,9 +75,11 @@ def held(pair, output):
     until = time.monotonic() + 30
     while not reached.value and time.monotonic() < until:
         time.sleep(0.001)
-    yield child
-    go_on.value = 1
-    ended = child.wait()
+    try:
+        yield child
+    finally:
+        go_on.value = 1
+        ended = child.wait()
     assert ended.code == 0, ended.err
 
 

@@ -79,7 +79,7 @@ def killed_near(step, call):
     def slowed():
         def act(step, name):
             reached.value = step
-            time.sleep(0.0004)
+            time.sleep(0.0002)
 
         Steps(act)
         call()
@@ -87,7 +87,7 @@ def killed_near(step, call):
         signal.pause()
 
     child = Child(slowed)
-    until = time.monotonic() + 60
+    until = time.monotonic() + 120
     while reached.value < step and time.monotonic() < until:
         time.sleep(0.0003)
     return child.kill()
@@ -138,29 +138,28 @@ def test_ctrl_c_waits_for_the_segments_in_flight(small, tmp_path, no_fsync):
     reached = Counter()
 
     def slow():
-        calls = []
+        begun, ended = [], []
 
         def act(step, name):
             if threading.current_thread() is not threading.main_thread():
-                calls.append(name)
-                reached.value = len(calls)
-                time.sleep(0.05)
+                begun.append(name)
+                reached.value = len(begun)
+                time.sleep(0.1)
+                ended.append(name)
 
         Steps(act)
         try:
             small.write(tmp_path / "out", threads=1)
         except Interrupted:
-            before = len(calls)
-            time.sleep(0.2)
-            return before, len(calls)
+            return begun, ended
 
     child = Child(slow)
-    until = time.monotonic() + 30
+    until = time.monotonic() + 120
     while reached.value < 3 and time.monotonic() < until:
         time.sleep(0.001)
     os.kill(child.pid, signal.SIGINT)
-    before, after = child.wait().value
-    assert before == after >= 3
+    begun, ended = child.wait().value
+    assert begun == ended and begun[-1] == "write", "the segment is journalled"
     assert not (tmp_path / "out").exists()
 
 
@@ -214,12 +213,14 @@ def test_a_header_that_changed_on_the_disk_is_written_again(long, undisturbed, t
     assert tree(output) == undisturbed
 
 
-@pytest.mark.parametrize("size", [0, 1000, 3_000_000, 30_000_000])
-def test_a_weight_file_of_another_length_is_done_again_where_it_must(size, long, undisturbed, tmp_path, no_fsync):
+@pytest.mark.parametrize("share", [0, 0.001, 0.9, 10])
+def test_a_weight_file_of_another_length_is_done_again_where_it_must(share, long, undisturbed, tmp_path, no_fsync):
     output = tmp_path / "out"
     killed_in_mid_stream(long, output, segments=N_SEGMENTS)
-    os.truncate(partial_of(output) / "files" / "model-00001-of-00002.safetensors", size)
-    assert long.write(output).segments_resumed < N_SEGMENTS or size > 20_000_000
+    shard = partial_of(output) / "files" / "model-00001-of-00002.safetensors"
+    os.truncate(shard, int(shard.stat().st_size * share))
+    kept = long.write(output).segments_resumed
+    assert kept == N_SEGMENTS if share > 1 else kept < N_SEGMENTS
     assert tree(output) == undisturbed
 
 
@@ -304,36 +305,37 @@ class CommandLine:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},  # two threads wait for each other on a busy core
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         self.output = output
 
     def stopped(self, with_signal, segments):
         """Send a signal once `segments` are journalled; returns exit code and what it printed."""
-        until = time.monotonic() + 60
+        until = time.monotonic() + 300
         while len(journal_lines(self.output)) < segments and self.process.poll() is None and time.monotonic() < until:
             time.sleep(0.001)
         self.process.send_signal(with_signal)
         return self.ended()
 
     def ended(self):
-        out, err = self.process.communicate(timeout=60)
+        out, err = self.process.communicate(timeout=300)
         return self.process.returncode, out, err
 
 
-SLOWLY = ("--dtype", "float32", "--rounding", "stochastic", "--arithmetic", "exact")
+SLOWLY = ("--dtype", "float32", "--rounding", "stochastic")
 
 
 @pytest.fixture(scope="module")
 def history(tmp_path_factory):
     """One command, interrupted by Ctrl-C, killed three times, then left alone: [(code, out, err, segments)]."""
     tmp = tmp_path_factory.mktemp("history")
-    shapes = {f"model.layers.{i}.mlp.up_proj.weight": (1024, 1024) for i in range(10)}
+    shapes = {f"model.layers.{i}.mlp.up_proj.weight": (1024, 1024) for i in range(12)}
     pair, output = pair_of(tmp, shapes), tmp / "out"
     pair.write(tmp / "undisturbed", threads=2, dtype="float32", rounding="stochastic")
     seen = []
     for with_signal, threads in [(signal.SIGINT, 1), *[(signal.SIGKILL, n) for n in (2, 1, 2)]]:
-        more = len(journal_lines(output)) + 2
+        more = len(journal_lines(output)) + 1
         result = CommandLine(pair, output, threads=threads).stopped(with_signal, more)
         seen.append((*result, len(journal_lines(output)), output.exists()))
     seen.append((*CommandLine(pair, output, threads=1).ended(), 0, output.exists()))
@@ -345,7 +347,7 @@ def test_ctrl_c_exits_130_says_so_and_keeps_what_is_written(history):
     assert code == 130, err
     assert "interrupted" in err and "the same command continues" in err and "Traceback" not in err
     assert out == ""
-    assert segments >= 2 and not published
+    assert segments >= 1 and not published
 
 
 def test_a_command_line_killed_three_times_ends_with_the_same_bytes(history):

@@ -10,6 +10,7 @@ from crash import small_pair, tree
 from pico import LLAMA, llama_tensors, nudged, write_checkpoint
 
 import expo
+from expo.errors import ExpoError
 from expo.output.sidecars import copy_side_files, hash_file, with_dtype, with_sampling
 
 ANY_BYTES = {
@@ -127,11 +128,21 @@ def test_code_is_copied_and_never_run(pair, tmp_path, monkeypatch):
 def test_the_donor_is_only_read(pair, tmp_path):
     add(pair.dpo, ANY_BYTES)
     for path in pair.dpo.rglob("*"):
-        path.chmod(0o555 if path.is_dir() else 0o444)
+        if path.is_file():
+            path.chmod(0o444)
     before = {side: tree(side) for side in pair}
     output = written(tmp_path, *pair, dtype="float32")
     assert {side: tree(side) for side in pair} == before
     assert os.access(output / "config.json", os.W_OK)
+
+
+def test_a_side_file_that_is_gone_when_it_is_copied_is_named(pair, tmp_path):
+    add(pair.dpo, {"tokenizer.json": b"{}"})
+    planned = expo.plan(expo.extrapolation(sft=pair.sft, dpo=pair.dpo))
+    (pair.dpo / "tokenizer.json").unlink()
+    with pytest.raises(ExpoError, match=r"dpo/tokenizer\.json"):
+        expo.run(planned, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_checkpoint_without_side_files_gets_none(tmp_path):
@@ -143,30 +154,23 @@ def test_a_checkpoint_without_side_files_gets_none(tmp_path):
 
 # --- The element type in config.json ---------------------------------------------------------------------------------
 
-CONFIGS = {
-    "torch_dtype": ('{"a": 1, "torch_dtype": "bfloat16", "b": 1e-05}', '{"a": 1, "torch_dtype": "float32", "b": 1e-05}'),
-    "dtype": ('{\n\t"dtype" :  "float16"\n}\n', '{\n\t"dtype" :  "float32"\n}\n'),
-    "both, and nested": (
-        '{"dtype": "bfloat16", "text_config": {"dtype": "bfloat16", "x": {"torch_dtype": "float16"}}, "torch_dtype": "float64"}',
-        '{"dtype": "float32", "text_config": {"dtype": "float32", "x": {"torch_dtype": "float32"}}, "torch_dtype": "float32"}',
-    ),
-    "other keys that end alike": (
-        '{"quantization_config": {"bnb_4bit_compute_dtype": "bfloat16"}, "mamba_ssm_dtype": "float16", "dtype": "bfloat16"}',
-        '{"quantization_config": {"bnb_4bit_compute_dtype": "bfloat16"}, "mamba_ssm_dtype": "float16", "dtype": "float32"}',
-    ),
-    "values that look alike": (
-        r'{"note": "\"dtype\": \"bfloat16\"", "name": "dtype", "dtype": null, "torch_dtype": "auto"}',
-        r'{"note": "\"dtype\": \"bfloat16\"", "name": "dtype", "dtype": null, "torch_dtype": "auto"}',
-    ),
-    "integers": ('{"dtype": "int8", "torch_dtype": "uint8"}', '{"dtype": "int8", "torch_dtype": "uint8"}'),
-    "none": ('{"rope_theta": 1e6, "unicode": "é \\u00e9"}', '{"rope_theta": 1e6, "unicode": "é \\u00e9"}'),
-    "crlf": ('{\r\n  "dtype": "bfloat16",\r\n  "a": 1\r\n}\r\n', '{\r\n  "dtype": "float32",\r\n  "a": 1\r\n}\r\n'),
-    "the same": ('{"dtype": "float32"}', '{"dtype": "float32"}'),
+CONFIGS = {  # $ stands for the type: what it was before, what it is after
+    "torch_dtype": '{"a": 1, "torch_dtype": "$", "b": 1e-05}',
+    "dtype, spaced": '{\n\t"dtype" :  "$"\n}\n',
+    "both, and nested": '{"dtype": "$", "text_config": {"dtype": "$", "x": {"torch_dtype": "$"}}, "torch_dtype": "$"}',
+    "keys that end alike": '{"q": {"bnb_4bit_compute_dtype": "bfloat16"}, "mamba_ssm_dtype": "float16", "dtype": "$"}',
+    "values that look alike": r'{"note": "\"dtype\": \"bfloat16\"", "name": "dtype", "dtype": "$"}',
+    "nothing said": '{"dtype": null, "torch_dtype": "auto"}',
+    "integers": '{"dtype": "int8", "torch_dtype": "uint8"}',
+    "no field": '{"rope_theta": 1e6, "unicode": "é \\u00e9"}',
+    "crlf": '{\r\n  "dtype": "$",\r\n  "a": 1\r\n}\r\n',
 }
 
 
-@pytest.mark.parametrize(("before", "after"), CONFIGS.values(), ids=CONFIGS)
-def test_another_type_changes_the_fields_that_state_it_and_no_other_byte(before, after, tmp_path):
+@pytest.mark.parametrize("was", ["bfloat16", "float16", "float64", "float32"])
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_another_type_changes_the_fields_that_state_it_and_no_other_byte(config, was, tmp_path):
+    before, after = config.replace("$", was), config.replace("$", "float32")
     assert with_dtype(before, "float32") == after
     add(tmp_path, {"in/config.json": before.encode()})
     hashes = copy_side_files(["config.json"], tmp_path / "in", tmp_path / "out", dtype="float32", do_sample=False)
@@ -174,7 +178,7 @@ def test_another_type_changes_the_fields_that_state_it_and_no_other_byte(before,
     assert hashes == {"config.json": xxhash.xxh3_128_hexdigest(after.encode())}
 
 
-@pytest.mark.parametrize("config", [before for before, _ in CONFIGS.values()], ids=CONFIGS)
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_without_another_type_no_byte_changes(config, tmp_path):
     add(tmp_path, {"in/config.json": config.encode(), "in/generation_config.json": b'{"do_sample": false}\r\n'})
     names = ["config.json", "generation_config.json"]
@@ -200,17 +204,18 @@ def test_the_same_type_leaves_the_config_alone(pair, tmp_path):
 
 # --- Sampling in generation_config.json ------------------------------------------------------------------------------
 
-GENERATION = {
-    "false": ('{"do_sample": false, "top_p": 0.90}', '{"do_sample": true, "top_p": 0.90}'),
-    "null": ('{\n  "do_sample" : null\n}', '{\n  "do_sample" : true\n}'),
-    "true": ('{"do_sample": true}', '{"do_sample": true}'),
-    "crlf": ('{\r\n  "do_sample": false\r\n}\r\n', '{\r\n  "do_sample": true\r\n}\r\n'),
-    "said in a value": (r'{"a": "\"do_sample\": false", "do_sample": false}', r'{"a": "\"do_sample\": false", "do_sample": true}'),
-}  # fmt: skip
+GENERATION = {  # $ stands for the field's value
+    "alone": '{"do_sample": $, "top_p": 0.90}',
+    "spaced": '{\n  "do_sample" : $\n}',
+    "crlf": '{\r\n  "do_sample": $\r\n}\r\n',
+    "said in a value": r'{"a": "\"do_sample\": false", "do_sample": $}',
+}
 
 
-@pytest.mark.parametrize(("before", "after"), GENERATION.values(), ids=GENERATION)
-def test_sampling_changes_one_field_and_no_other_byte(before, after, tmp_path):
+@pytest.mark.parametrize("was", ["false", "null", "true"])
+@pytest.mark.parametrize("config", GENERATION.values(), ids=GENERATION)
+def test_sampling_changes_one_field_and_no_other_byte(config, was, tmp_path):
+    before, after = config.replace("$", was), config.replace("$", "true")
     assert with_sampling(before) == after
     add(tmp_path, {"in/generation_config.json": before.encode()})
     names = ["generation_config.json"]

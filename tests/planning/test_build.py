@@ -24,9 +24,9 @@ def unreadable(monkeypatch):
     monkeypatch.setattr(Shards, "read_into", read_into)
 
 
-def planned(folder, *, settings={}, **pair):
+def planned(folder, *, settings=None, **pair):
     sft, dpo = pico_pair(folder, **pair)
-    return expo.plan(expo.extrapolation(sft=sft, dpo=dpo, **settings)), dpo
+    return expo.plan(expo.extrapolation(sft=sft, dpo=dpo, **settings or {})), dpo
 
 
 def test_planning_reads_no_tensor_and_writes_nothing(tmp_path, unreadable):

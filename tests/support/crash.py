@@ -4,6 +4,7 @@ A child is forked from a process that has torch loaded, so that a kill costs mil
 """
 
 import itertools
+import math
 import mmap
 import os
 import pickle
@@ -23,9 +24,8 @@ import torch
 import xxhash
 from pico import LLAMA, nudged, write_checkpoint
 
-import expo
+import expo.stream  # before the first fork, so that no child has to load it
 from expo.output import folder, partial
-from expo.stream import run  # loaded before the first fork
 
 _COUNTED = [
     *((os, name) for name in ("fsync", "rename", "unlink", "rmdir", "mkdir", "pwrite", "write", "ftruncate")),
@@ -56,19 +56,26 @@ class Pair(NamedTuple):
         return ["extrapolate", "--sft", str(self.sft), "--dpo", str(self.dpo), "-o", str(output), *options]
 
 
-def pair_of(
-    tmp: Path, shapes: dict[str, tuple[int, ...]], *, n_kept: int = 9, shards: int = 2, **extra: Any
-) -> Pair:
+def pair_of(tmp: Path, shapes: dict[str, tuple[int, ...]], *, n_kept: int = 9, shards: int = 2, **extra: Any) -> Pair:
     """Folders tmp/sft and tmp/dpo: bfloat16 tensors of these shapes, and the same after a small step."""
     noise = torch.Generator().manual_seed(0)
-    drawn = {name: (torch.randn(shape, generator=noise) * 0.05).bfloat16() for name, shape in shapes.items()}
+    # Cut from one block, which is quick to make; no tile or segment is a multiple of its length.
+    block = {"block": (torch.randn(50_021, generator=noise) * 0.05).bfloat16()}
     # The last is no float: it is copied as it is.
     kept = {"kept": (torch.arange(n_kept) % 251).to(torch.uint8)}
     options = {"config": {**LLAMA, "dtype": "bfloat16"}, "side_files": SIDE_FILES, **extra}
     return Pair(
-        write_checkpoint(tmp / "sft", drawn | kept, shards=shards, **options),
-        write_checkpoint(tmp / "dpo", nudged(drawn) | kept, shards=shards, **options),
+        write_checkpoint(tmp / "sft", _cut(block["block"], shapes) | kept, shards=shards, **options),
+        write_checkpoint(tmp / "dpo", _cut(nudged(block)["block"], shapes) | kept, shards=shards, **options),
     )
+
+
+def _cut(block: torch.Tensor, shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
+    """Tensors of these shapes that repeat a block, each from another place on."""
+    return {
+        name: block.roll(7919 * k).repeat(-(-math.prod(shape) // len(block)))[: math.prod(shape)].reshape(shape)
+        for k, (name, shape) in enumerate(shapes.items())
+    }
 
 
 def small_pair(tmp: Path, **extra: Any) -> Pair:
@@ -79,7 +86,7 @@ def small_pair(tmp: Path, **extra: Any) -> Pair:
 def long_pair(tmp: Path) -> Pair:
     """Tensors of two segments, computed and copied, and smaller ones; 5 MiB a model."""
     layers = {f"model.layers.{i}.mlp.up_proj.weight": (128, 512) for i in range(8)}
-    shapes = {"model.embed_tokens.weight": (2560, 512), **layers, "model.norm.weight": (512,)}
+    shapes = {"model.embed_tokens.weight": (2080, 512), **layers, "model.norm.weight": (512,)}
     return pair_of(tmp, shapes, n_kept=1_100_000)
 
 
@@ -129,7 +136,7 @@ class Child:
         if self.pid == 0:
             _be_child(call, *self.files)
 
-    def wait(self, timeout: float = 60) -> Ended:
+    def wait(self, timeout: float = 120) -> Ended:
         """Wait for the end; a child that hangs is killed, and fails the test."""
         until = time.monotonic() + timeout
         while not (ended := os.waitpid(self.pid, os.WNOHANG))[0]:
@@ -137,7 +144,7 @@ class Child:
                 os.kill(self.pid, signal.SIGKILL)
                 os.waitpid(self.pid, 0)
                 raise AssertionError(f"the child still ran after {timeout} s\n{self._text(2)}")
-            time.sleep(0.0005)
+            time.sleep(0.001)
         code = os.waitstatus_to_exitcode(ended[1])
         result = self._bytes(0)
         value, error, text = pickle.loads(result) if result else (None, (), "")
@@ -296,25 +303,3 @@ def killed_in_mid_stream(pair: Pair, output: Path, *, segments: int = 1, **optio
 
     ended = forked(doomed)
     assert ended.signal == signal.SIGKILL, ended.err
-
-
-__all__ = [
-    "SIDE_FILES",
-    "Child",
-    "Counter",
-    "Ended",
-    "Pair",
-    "Steps",
-    "command_line",
-    "die_at",
-    "forked",
-    "journal_lines",
-    "killed_in_mid_stream",
-    "long_pair",
-    "pair_of",
-    "partial_of",
-    "run",
-    "small_pair",
-    "tree",
-    "without_exchange",
-]

@@ -1,0 +1,152 @@
+"""One tile of a computed tensor: read, widen, apply the method, round once, check, sum.
+
+Everything that is the same for all tiles of a job is looked up once: on two threads, what Python does between the
+tensor operations is what they wait for each other about.
+"""
+
+import bisect
+import functools
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from expo.methods import find_method
+from expo.ops import clamp_to, noise_key, round_nearest, round_stochastic, torch_dtype
+from expo.planning.budget import wide_bytes
+from expo.planning.jobs import Job, Operand
+from expo.stream.checks import refuse_non_finite, refuse_overflow
+
+_BLOCK = 65_536  # elements of one float32 product
+
+
+class ComputedTile:
+    """The work on tiles of n elements of one job, in one lane's buffers."""
+
+    def __init__(self, lane: Any, job: Job, n: int):
+        self.lane, self.job, self.n = lane, job, n
+        self.settings = lane.settings
+        wide = wide_dtype(job)
+        self.tiles = [lane.scratch(f"in{i}", n, wide) for i in range(len(job.operands))]
+        self.donor = self.tiles[job.donor]
+        # The donor is read first: rows that it alone has stand in for the others'.
+        order = sorted(range(len(job.operands)), key=lambda i: i != job.donor)
+        self.loads = [self._load(job.operands[i], self.tiles[i]) for i in order]
+        self.apply = self._method()
+        self.host, self.view = lane.raw("written", job.dtype.n_bytes(n), torch_dtype(job.dtype))
+        on_cpu = self.settings.device.type == "cpu"
+        self.written = self.host if on_cpu else lane.scratch("rounded", n, torch_dtype(job.dtype))
+        self.changes = lane.scratch("changes", 2 * n, wide).view(2, n)  # exact, written
+        self.stochastic = self.settings.rounding == "stochastic" and wide_bytes(job) * 8 > job.dtype.bits
+        self.noise_key = noise_key(self.settings.seed, "rounding", job.noise_name)
+
+    def _load(self, operand: Operand, into: Tensor):
+        reader, spec = self.lane.readers[operand.role], operand.spec
+        dtype = torch_dtype(spec.dtype)
+        narrow, view = self.lane.raw("stored", spec.dtype.n_bytes(self.n), dtype)
+        if operand.rows is not None:
+            return functools.partial(self._load_rows, operand, reader, into)
+        width = dtype.itemsize
+
+        def load(start: int) -> None:
+            reader.read_into(view, spec, start * width)
+            into.copy_(narrow)
+
+        return load
+
+    def _load_rows(self, operand: Operand, reader: Any, into: Tensor, start: int) -> None:
+        """Rows of an operand in the donor's order; where it has none, the donor's own."""
+        into.copy_(self.donor)
+        spec, runs = operand.spec, operand.rows
+        width = math.prod(spec.shape[1:])
+        for run in runs[max(0, bisect.bisect_right(runs, start, key=lambda run: run.first * width) - 1) :]:
+            if run.first * width >= start + self.n:
+                break
+            first, last = max(start, run.first * width), min(start + self.n, (run.first + run.n_rows) * width)
+            if run.source is not None and first < last:
+                at = first - (run.first - run.source) * width
+                n_bytes = spec.dtype.n_bytes(last - first)
+                narrow, view = self.lane.raw("stored", n_bytes, torch_dtype(spec.dtype))
+                reader.read_into(view, spec, spec.dtype.n_bytes(at))
+                into[first - start : last - start].copy_(narrow)
+
+    def _method(self):
+        if self.job.method is None:
+            return lambda *tiles: self.donor
+        if self.settings.reference:
+            return functools.partial(_reference_extrapolation, **self.job.parameters)
+        return functools.partial(find_method(self.job.method).apply, **self.job.parameters)
+
+    def compute(self, start: int) -> tuple[memoryview, tuple[float, float, float]]:
+        """The bytes of elements [start, start + n), and their part of the report's sums."""
+        for load in self.loads:
+            load(start)
+        asked = result = self.apply(*self.tiles)
+        if self.settings.saturate:
+            result = clamp_to(asked, self.job.dtype)
+        elif self.job.dtype.name == "F8_E4M3" and bool((result.abs() >= self.job.dtype.overflow).any()):
+            # torch casts what this type cannot hold to its largest value, without a word.
+            self._examine(result, start)
+        self._round(result, start)
+        return self.view, self._sums(asked, start) if self.settings.checks else (0.0, 0.0, 0.0)
+
+    def _round(self, result: Tensor, start: int) -> None:
+        """Put the result into the output's type: on the device, and as bytes on the host."""
+        if self.stochastic:
+            round_stochastic(result, self.written, self.job.dtype, self.noise_key, start)
+            if self.settings.allow_non_finite:
+                self.written.masked_fill_(torch.isnan(result), float("nan"))
+        else:
+            round_nearest(result, self.written)
+        if self.written is not self.host:
+            self.host.copy_(self.written)
+
+    def _sums(self, asked: Tensor, start: int) -> tuple[float, float, float]:
+        """(exact . written, exact . exact, written . written) of the changes; raises on what must not pass.
+
+        A NaN or an infinity anywhere shows in these, so that the exact look at each element is rarely taken.
+        """
+        exact, moved = self.changes
+        torch.sub(asked, self.donor, out=exact)
+        moved.copy_(self.written).sub_(self.donor)
+        sums = _products(self.changes)
+        if all(map(math.isfinite, sums)):
+            return sums
+        self._examine(asked, start)
+        # Nothing is wrong: the squares overflowed, or infinities are allowed.
+        kept = torch.isfinite(exact) & torch.isfinite(moved)
+        return _products(torch.where(kept, self.changes, 0.0).to(torch.float64))
+
+    def _examine(self, result: Tensor, start: int) -> None:
+        """Look at each element; raises NonFinite or Overflow for the first bad one."""
+        if not self.settings.allow_non_finite:
+            by_role = {operand.role: tile for operand, tile in zip(self.job.operands, self.tiles, strict=True)}
+            refuse_non_finite(self.lane.plan, self.job, by_role, start)
+        refuse_overflow(self.job, self.tiles, result, start, saturate=self.settings.saturate)
+
+
+def wide_dtype(job: Job) -> torch.dtype:
+    """float32 where nothing has over 16 bits, else float64."""
+    return torch.float32 if wide_bytes(job) == 4 else torch.float64
+
+
+def _products(changes: Tensor) -> tuple[float, float, float]:
+    """exact . written, exact . exact and written . written of rows (2, n), from fixed blocks; never for bytes."""
+    if changes.shape[1] <= _BLOCK:
+        (exact, mixed), (_, written) = torch.mm(changes, changes.T).tolist()
+        return mixed, exact, written
+    parts = [_products(block) for block in changes.split(_BLOCK, dim=1)]
+    mixed, exact, written = map(math.fsum, zip(*parts, strict=True))
+    return mixed, exact, written
+
+
+def _reference_extrapolation(base: Tensor, aligned: Tensor, *, alpha: float) -> Tensor:
+    """What the ExPO authors' script computes: inputs cast to bfloat16, then three bfloat16 roundings."""
+
+    def rounded(x: Tensor) -> Tensor:
+        # To float32 between the operations: bfloat16 arithmetic itself changes bits with the tile size.
+        return x.to(torch.bfloat16).to(torch.float32)
+
+    base, aligned = rounded(base), rounded(aligned)
+    return rounded(aligned + rounded(rounded(aligned - base) * alpha))

@@ -24,8 +24,8 @@ N_TERMS = 5  # the hard questions
 N_QUESTIONS = 2000  # for validation, and again for the test: a standard error of about 1.1 points
 TASK = "running sums modulo 10, such as 31475= -> 34850, of which the last digit counts"
 CAVEAT = "base -> SFT on a toy task, not the paper's SFT -> DPO"
-# On seeds 0 to 4: 80 steps instead of 60 reach 67 to 96 % of the test questions, extrapolation 64 to 95 %.
-ON_PURPOSE = "SFT was stopped early on purpose; some 20 more steps would gain about as much"
+# Test accuracy on seeds 0 to 4: 60 steps .45 to .86, extrapolated from there .51 to .93, 80 steps .55 to .94.
+ON_PURPOSE = "SFT was stopped early on purpose; 20 more steps would gain a little more than this"
 NEXT = """\
 next, on your own checkpoints (folders or Hub ids):
   expo inspect DPO

@@ -13,12 +13,17 @@ class DType:
     mantissa: int = 0  # stored fraction bits; 0 for types that are only copied
     min_exponent: int = 0  # exponent of the smallest normal number
     largest: float = 0.0  # largest finite value
-    overflow: float = 0.0  # the least magnitude that rounds beyond `largest`
+    overflow: float = 0.0  # half a step above `largest`, where rounding to nearest leaves the range
 
     @property
     def computed(self) -> bool:
         """True for the floats that arithmetic is done on; every other type is copied."""
         return self.mantissa > 0
+
+    @property
+    def tie_overflows(self) -> bool:
+        """Whether `overflow` itself rounds beyond `largest`: ties go to the even neighbour, which in E4M3 is 448."""
+        return self.name != "F8_E4M3"
 
     def n_bytes(self, n_elements: int) -> int:
         """Bytes that hold `n_elements`; narrow types share bytes, and a ragged end is refused by the header."""
@@ -32,7 +37,6 @@ def _float(name: str, torch_name: str, bits: int, mantissa: int, min_exponent: i
     exponent = 0  # of `largest`
     while 2.0**exponent * 2 <= largest:
         exponent += 1
-    # Half a step above the largest value is where rounding to nearest leaves the range.
     half_step = 2.0 ** (exponent - mantissa - 1)
     return DType(name, torch_name, bits, mantissa, min_exponent, largest, largest + half_step)
 

@@ -106,10 +106,9 @@ def clamp_to(wide: Tensor, dtype: DType) -> Tensor:
     return wide.clamp(-dtype.largest, dtype.largest)
 
 
-def first_bad(wide: Tensor, dtype: DType, *, saturate: bool) -> int | None:
-    """Index of the first element that is not finite, or (unless saturated) that rounds beyond the type's range."""
-    bad = ~torch.isfinite(wide)
-    if not saturate:
-        bad |= wide.abs() >= dtype.overflow
-    found = bad.nonzero()
-    return int(found[0]) if len(found) else None
+def beyond(wide: Tensor, dtype: DType, *, stochastic: bool = False) -> Tensor:
+    """Where a value cannot be rounded into the type's range; True for infinities, False for NaN."""
+    magnitude = wide.abs()
+    if stochastic or not dtype.tie_overflows:
+        return magnitude > (dtype.largest if stochastic else dtype.overflow)
+    return magnitude >= dtype.overflow

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 VOCABULARY = ("<pad>", "<eos>", "<unk>", *"0123456789=")
-SPLITS = {"train": range(0, 8), "validation": range(8, 9), "test": range(9, 10)}  # tenths of all questions
+SPLITS = {"train": (0, 8), "validation": (8, 9), "test": (9, 10)}  # from and to, in tenths of all questions
 MAX_TERMS = 7  # the 10 million questions of that length are listed in 80 MB
 Z = 1.959964  # 95 % of a normal distribution lie within this many standard deviations
 
@@ -97,11 +97,12 @@ def _pool(n_terms: int, split: str) -> Tensor:
     if not 1 <= n_terms <= MAX_TERMS:
         raise ValueError(f"a question has 1 to {MAX_TERMS} numbers, not {n_terms}")
     numbers = torch.arange(10**n_terms)
-    # A fixed integer hash, so that no split is an arithmetic pattern in the digits.
+    # Sorted by a fixed hash without collisions, so that no split is an arithmetic pattern in the digits.
     mixed = numbers * 2654435761 % 2**32
     mixed = (mixed ^ (mixed >> 15)) * 668265261 % 2**32
-    tenth = (mixed ^ (mixed >> 13)) % 10
-    return numbers[(tenth >= SPLITS[split].start) & (tenth < SPLITS[split].stop)]
+    shuffled = (mixed ^ (mixed >> 13)).argsort()
+    start, stop = (tenth * len(numbers) // 10 for tenth in SPLITS[split])
+    return shuffled[start:stop]
 
 
 # --- Tokenizer and models --------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import torch
 from oracle import FORMATS, TORCH_NAMES, decode, encode, rounded, step
 
 from expo.dtypes import BY_TORCH_NAME, COMPUTED, DTYPES
-from expo.ops import SEGMENT, clamp_to, counter_noise, first_bad, noise_key, round_nearest, round_stochastic
+from expo.ops import SEGMENT, beyond, clamp_to, counter_noise, noise_key, round_nearest, round_stochastic
 
 NARROW = [name for name, form in FORMATS.items() if form.bits <= 16]
 BELOW_FLOAT64 = [*NARROW, "F32"]
@@ -207,14 +207,11 @@ def test_clamping_ends_at_the_largest_value_and_keeps_nan(name, wide):
 
 
 @pytest.mark.parametrize("name", NARROW)
-def test_the_first_bad_element_is_the_lowest_that_is_not_finite_or_rounds_beyond_the_range(name):
+def test_a_value_is_beyond_the_range_by_its_magnitude_and_nan_is_not(name):
     top = FORMATS[name].largest
-    beyond = top * 1.125
-    x = torch.tensor([0.0, top, -top, -beyond, math.nan, beyond], dtype=torch.float64)
-    assert first_bad(x[:3], DTYPES[name], saturate=False) is None
-    assert first_bad(x, DTYPES[name], saturate=False) == 3
-    assert first_bad(x, DTYPES[name], saturate=True) == 4
-    assert first_bad(x[:0], DTYPES[name], saturate=False) is None
+    x = torch.tensor([0.0, top, -top, -top * 1.125, math.inf, math.nan], dtype=torch.float64)
+    assert beyond(x, DTYPES[name]).tolist() == [False, False, False, True, True, False]
+    assert beyond(x * 1.01, DTYPES[name], stochastic=True).tolist() == [False, True, True, True, True, False]
 
 
 @pytest.mark.parametrize("name", NARROW)
@@ -223,7 +220,7 @@ def test_a_value_is_beyond_the_range_exactly_when_rounding_to_nearest_takes_it_t
     form = FORMATS[name]
     edge = torch.tensor(form.largest + float(step(np.array(form.largest), name)) / 2, dtype=wide)
     for x in (edge, edge.nextafter(torch.zeros((), dtype=wide)), edge.nextafter(edge * 2)):
-        beyond = rounded(np.array(float(x)), name) > form.largest
+        leaves = rounded(np.array(float(x)), name) > form.largest
         for signed in (x, -x):
-            found = first_bad(signed.reshape(1), DTYPES[name], saturate=False)
-            assert (found == 0) == beyond, f"{float(signed)!r} rounds to {'more than' if beyond else ''} {form.largest}"
+            found = bool(beyond(signed, DTYPES[name]))
+            assert found == leaves, f"{float(signed)!r} rounds to {'more than' if leaves else ''} {form.largest}"

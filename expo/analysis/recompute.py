@@ -68,9 +68,7 @@ class Recompute:
         chosen = [piece for piece in sample(self.plan, share, key) if self.plan.jobs[piece[0]].name in comparable]
         with Shards(self.out) as stored:
             sink = _Compare(stored, self.out)
-            stream = Stream(
-                self.plan, sink, settings_for(self.plan), journal=False, progress=progress, pieces=chosen
-            )
+            stream = Stream(self.plan, sink, settings_for(self.plan), journal=False, progress=progress, pieces=chosen)
             try:
                 stream.run(threads)
             except DataError as error:

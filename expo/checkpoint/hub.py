@@ -48,7 +48,7 @@ def fetch(text: str, repo_id: str, revision: str | None, *, max_header: int) -> 
     except AmbiguousWeights as error:
         remedy = f"Run `hf download {repo_id}` and pass the file that you mean."
         raise AmbiguousWeights(str(error).split("\n")[0], remedy) from None
-    wanted = {first, *filter(is_side_file, names)}
+    wanted = {first, *filter(is_side_file, names), *({"README.md"} & set(names))}  # the card names its base model
     if first.endswith(".json"):
         folder = _download(repo_id, commit, {first})
         shards = set(read_weight_map(folder / first, max_header=max_header).values())

@@ -65,7 +65,7 @@ def card(
 def _metadata(method: str, inputs: Sequence[CardInput]) -> dict[str, Any]:
     metadata: dict[str, Any] = {}
     # The Hub takes repository ids here, and nothing else.
-    if ids := [source.repo_id for source in inputs if source.repo_id]:
+    if ids := list(dict.fromkeys(source.repo_id for source in inputs if source.repo_id)):
         metadata["base_model"] = ids
         metadata["base_model_relation"] = "merge"
     metadata["library_name"] = "transformers"

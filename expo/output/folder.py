@@ -1,7 +1,6 @@
 """A folder as the sink of a run: bytes at known offsets in files of known size, published whole or not at all."""
 
 import contextlib
-import errno
 import json
 import os
 import shutil
@@ -11,9 +10,7 @@ from pathlib import Path
 
 from expo.errors import DiskFull, OutputError
 from expo.output.journal import Finished, Journal, read_journals
-from expo.output.partial import Partial
-
-_FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
+from expo.output.partial import Partial, clear_errors, refused
 
 
 class FolderSink:
@@ -42,13 +39,19 @@ class FolderSink:
                 )
             if real in path.parents:
                 raise OutputError(f"{role} ({path}) lies inside {self.output}. Choose another output.")
-        if self.partial.state() == "open" and os.path.lexists(self.output):
+        is_open = self.partial.state() == "open"
+        if is_open and os.path.lexists(self.output):
             if not self.output.is_dir():
                 raise OutputError(f"{self.output} is a file. Choose another output.")
+            if os.path.ismount(self.output):
+                raise OutputError(
+                    f"{self.output} is a mount point, which cannot be replaced. Choose a folder inside it."
+                )
             if not self.overwrite:
                 raise OutputError(f"{self.output} exists. To replace it when the new one is complete: --overwrite.")
         self.partial.check(fingerprint)
-        self._check_room(n_bytes)
+        if is_open:
+            self._check_room(n_bytes)
 
     def _check_room(self, n_bytes: int) -> None:
         parent = self.output.parent
@@ -63,7 +66,8 @@ class FolderSink:
         if n_bytes - there > free:
             raise DiskFull(
                 f"{parent} has {free / 1e9:.2f} GB free, and the output needs {(n_bytes - there) / 1e9:.2f} GB. "
-                "Nothing was written. Free some room, or choose another output."
+                f"{'What is written stays' if there else 'Nothing was written'}. "
+                "Free some room, or choose another output."
             )
 
     def open(self, fingerprint: str, description: str, shards: Sequence) -> bool:
@@ -71,11 +75,11 @@ class FolderSink:
 
         shards: each with a name, its header's bytes, and its size n_bytes.
         """
-        self.partial.open(fingerprint, description)
-        if self.partial.state() != "open":
-            return True
-        self.finished = read_journals(self.partial.folder)
-        with self.full_disk_is_clear():
+        with clear_errors(self.partial.folder):
+            self.partial.open(fingerprint, description)
+            if self.partial.state() != "open":
+                return True
+            self.finished = read_journals(self.partial.folder)
             self.partial.files.mkdir(exist_ok=True)
             self._clear_all_but({shard.name for shard in shards})
             for shard in shards:
@@ -85,8 +89,11 @@ class FolderSink:
 
     def _clear_all_but(self, shards: set[str]) -> None:
         """Small files of an earlier try are written anew."""
-        for path in self.partial.files.rglob("*"):
-            if path.is_file() and str(path.relative_to(self.partial.files)) not in shards:
+        for path in sorted(self.partial.files.rglob("*"), reverse=True):
+            if path.is_dir():
+                with contextlib.suppress(OSError):  # not empty
+                    path.rmdir()
+            elif str(path.relative_to(self.partial.files)) not in shards:
                 path.unlink()
 
     def _open_shard(self, shard) -> None:
@@ -102,7 +109,7 @@ class FolderSink:
         try:
             _pwrite(self.fds[job.file], data, job.at + start)
         except OSError as error:
-            raise self._refused(error) from error
+            raise refused(self.partial.folder, error) from error
 
     def read_into(self, job, start: int, data: memoryview) -> bool:
         """Read back bytes of one output tensor; False if they are not all there."""
@@ -116,8 +123,9 @@ class FolderSink:
     def sync(self) -> float:
         """Put every byte written so far on the disk; returns the seconds it took."""
         began = time.perf_counter()
-        for fd in self.fds.values():
-            os.fsync(fd)
+        with self.full_disk_is_clear():
+            for fd in self.fds.values():
+                os.fsync(fd)
         return time.perf_counter() - began
 
     def add_file(self, name: str, content: str) -> None:
@@ -135,12 +143,13 @@ class FolderSink:
     def publish(self) -> None:
         """Make the output appear, whole, under its name."""
         self._close()
-        if self.partial.state() == "open":
-            for path in self.partial.files.rglob("*"):
-                _fsync_path(path)
-            _fsync_path(self.partial.files)
-            self.partial.mark_done()
-        self.partial.publish(overwrite=self.overwrite)
+        with self.full_disk_is_clear():
+            if self.partial.state() == "open":
+                for path in self.partial.files.rglob("*"):
+                    _fsync_path(path)
+                _fsync_path(self.partial.files)
+                self.partial.mark_done()
+            self.partial.publish(overwrite=self.overwrite)
 
     def abandon(self, *, drop: bool) -> None:
         """Let go after a failure; `drop` removes what was written, otherwise the same command continues."""
@@ -157,21 +166,9 @@ class FolderSink:
             self.journal.close()
             self.journal = None
 
-    @contextlib.contextmanager
     def full_disk_is_clear(self):
         """Turn what the file system refuses into one clear error."""
-        try:
-            yield
-        except OSError as error:
-            raise self._refused(error) from error
-
-    def _refused(self, error: OSError) -> OutputError:
-        if error.errno in _FULL:
-            return DiskFull(
-                f"no room for more bytes in {self.partial.folder} ({error.strerror}). What is written stays: "
-                "free some room and repeat the command to continue."
-            )
-        return OutputError(f"cannot write {self.partial.folder}: {error.strerror}.")
+        return clear_errors(self.partial.folder)
 
 
 def _pwrite(fd: int, data: memoryview, at: int) -> None:

@@ -16,8 +16,11 @@ class ModelSink:
         self.prefix = getattr(model, "base_model_prefix", "")
         self.targets: dict[str, Any] = {}
 
-    def open(self, jobs: Sequence[Any]) -> None:
-        """Find every output tensor's place in the model; raises OutputError with all that have none."""
+    def open(self, jobs: Sequence[Any], *, may_differ: bool) -> None:
+        """Find every output tensor's place in the model; raises OutputError with all that have none.
+
+        may_differ: tensors that the model ties may hold different values in the result, which it cannot show.
+        """
         lost = []
         for job in jobs:
             target = self._target(job)
@@ -31,6 +34,15 @@ class ModelSink:
                 + "\n".join(lost[:8])
                 + "\nThe model's class stores them under other names; write the checkpoint and load it instead."
             )
+
+        places: dict[int, str] = {}
+        for name, target in self.targets.items():
+            first = places.setdefault(target.data_ptr(), name) if target.numel() else name
+            if may_differ and first != name:
+                raise OutputError(
+                    f"{type(self.model).__name__} ties {name} and {first}, and the recipe keeps them apart "
+                    "(tied: keep). Write the checkpoint and load it instead."
+                )
 
     def _target(self, job: Any) -> Any:
         """The flat view of a parameter that a tensor fills."""

@@ -1,10 +1,9 @@
 """The sibling folder in which an output is built, and the one step that publishes it.
 
-    OUT.partial/run.json   whose run this is: its fingerprint
+    OUT.partial/run.json   whose run this is: its fingerprint; later, which folder files/ was when it was complete
     OUT.partial/lock       flock-ed by the process that works on it; holds its number
     OUT.partial/journal-N  finished segments
     OUT.partial/files/     what becomes OUT
-    OUT.partial/done       the hash of files/expo.json: files/ is complete and on the disk
     OUT.partial/old        the OUT that is being replaced, where the file system cannot exchange two folders
 
 Every state that a kill can leave is told apart by what exists, and the same command goes on from it.
@@ -16,14 +15,17 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
 import xxhash
 
-from expo.errors import OutputError
+from expo.errors import DiskFull, OutputError
 
-_OURS = {"run.json", "run.json.new", "lock", "files", "done", "done.new", "old"}
+_OURS = re.compile(r"run\.json(\.new)?|lock|files|old|journal-\d+")
+_BEFORE_A_RUN = {"lock", "run.json.new", "files"}  # what a kill can leave without a run.json
+_FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
@@ -33,33 +35,38 @@ class Partial:
 
     def __init__(self, output: Path):
         self.output = output
+        if not output.name:
+            raise OutputError(f"{output} cannot be written as a folder. Choose another output.")
         self.folder = output.with_name(output.name + ".partial")
         self.files = self.folder / "files"
         self.old = self.folder / "old"
+        self.made: list[Path] = []  # folders above that were made for the output, deepest first
         self._lock: int | None = None
 
     def check(self, fingerprint: str) -> None:
         """Raise OutputError if the folder is another run's, in use, or no run's at all; changes nothing."""
-        if not self.folder.exists():
-            return
+        with clear_errors(self.folder):
+            if not self.folder.exists():
+                return
         if not self.folder.is_dir():
             raise OutputError(f"{self.folder} is in the way: expo builds its output there. Move it away.")
-        self._refuse_strangers()
-        if (self.folder / "lock").exists():
-            self._take_lock()
-            self.release()
+        with clear_errors(self.folder):
+            self._refuse_strangers()
+            if (self.folder / "lock").exists():
+                self._take_lock()
+                self.release()
         if self.fingerprint() not in (None, fingerprint) and not self.old.exists():
             raise self._not_ours()
 
     def open(self, fingerprint: str, description: str) -> None:
         """Make the folder, or go on in it; it is locked from here on. Raises OutputError for another run's."""
-        with _as_output_error(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._refuse_strangers()
-            self._take_lock()
+        self.made = [parent for parent in self.folder.parents if not parent.exists()]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._refuse_strangers()
+        self._take_lock()
         self._restore_old(fingerprint)
         found = self.fingerprint()
-        stale = found == fingerprint and self.state() == "open" and (self.folder / "done").exists()
+        stale = found == fingerprint and self.state() == "open" and "inode" in self._run()
         if found is None or stale:  # stale: it was published, and what it published is gone
             self._start(fingerprint, description)
         elif found != fingerprint:
@@ -73,27 +80,44 @@ class Partial:
         )
 
     def _refuse_strangers(self) -> None:
-        names = {path.name for path in self.folder.iterdir() if not path.name.startswith("journal-")}
-        if names - _OURS:
+        names = {path.name for path in self.folder.iterdir()}
+        strangers = {name for name in names if not _OURS.fullmatch(name)}
+        if self.fingerprint() is None:  # its record goes last, so that nothing of a run is left without it
+            strangers |= names - _BEFORE_A_RUN
+            if self.files.is_dir() and any(self.files.iterdir()):
+                strangers.add("files")
+            if "lock" in names and not re.fullmatch(rb"(\d+\n)?", (self.folder / "lock").read_bytes()):
+                strangers.add("lock")
+        if strangers:
             raise OutputError(
-                f"{self.folder} is in the way: it is no unfinished run of expo ({min(names - _OURS)} is in it). "
+                f"{self.folder} is in the way: it is no unfinished run of expo ({min(strangers)} is in it). "
                 "Move it away, or choose another output."
             )
 
     def fingerprint(self) -> str | None:
         """The fingerprint of the run that the folder belongs to; None for a folder that holds no run."""
+        return self._run().get("fingerprint")
+
+    def _run(self) -> dict:
         try:
-            return json.loads((self.folder / "run.json").read_text())["fingerprint"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+            run = json.loads((self.folder / "run.json").read_text())
+        except (OSError, ValueError):
+            return {}
+        return run if isinstance(run, dict) else {}
 
     def _start(self, fingerprint: str, description: str) -> None:
-        for path in self.folder.iterdir():
-            if path.name != "lock":
-                _remove(path)
+        self._clear(but="lock")
         self.files.mkdir()
-        run = json.dumps({"fingerprint": fingerprint, "run": description}, indent=2) + "\n"
-        _write_durably(self.folder / "run.json", run.encode())
+        self._record({"fingerprint": fingerprint, "run": description})
+
+    def _record(self, run: dict) -> None:
+        _write_durably(self.folder / "run.json", (json.dumps(run, indent=2) + "\n").encode())
+
+    def _clear(self, but: str = "") -> None:
+        """Remove what is in the folder; the record of whose it is last, then the lock."""
+        for path in sorted(self.folder.iterdir(), key=lambda path: (path.name == "lock", path.name == "run.json")):
+            if path.name != but:
+                _remove(path)
 
     def _take_lock(self) -> None:
         fd = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
@@ -103,9 +127,12 @@ class Partial:
             holder = os.read(fd, 32).decode("ascii", "replace").strip() or "unknown"
             os.close(fd)
             raise OutputError(f"{self.folder} is in use by process {holder}. Wait for it, or stop it.") from None
+        if not _is_still(fd, self.folder / "lock"):  # the run that held it tidied up; another may hold a new one
+            os.close(fd)
+            return self._take_lock()
+        self._lock = fd
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-        self._lock = fd
 
     def release(self) -> None:
         """Let another process go on here."""
@@ -114,28 +141,31 @@ class Partial:
             self._lock = None
 
     def drop(self) -> None:
-        """Remove the folder, the record of whose it is last."""
-        for path in sorted(self.folder.iterdir(), key=lambda path: path.name in ("run.json", "lock")):
-            _remove(path)
+        """Remove the folder."""
+        self._clear()
         self.release()
-        with contextlib.suppress(OSError):
-            self.folder.rmdir()
+        for folder in (self.folder, *self.made):
+            with contextlib.suppress(OSError):  # not empty: the output is in it
+                folder.rmdir()
 
     # --- publishing ---------------------------------------------------------------------------------------------------
 
     def mark_done(self) -> None:
         """State that files/ is complete; call after its bytes are on the disk."""
-        _write_durably(self.folder / "done", _manifest_hash(self.files).encode())
+        self._record({**self._run(), "manifest": _manifest_hash(self.files), "inode": self.files.stat().st_ino})
 
     def state(self) -> str:
         """'open', or 'built' (complete, not yet in place), or 'published' (in place, not yet tidied)."""
-        try:
-            done = (self.folder / "done").read_text()
-        except OSError:
-            return "open"
-        if done == _manifest_hash(self.files):
+        run = self._run()
+        if self._is_complete(self.files, run):
             return "built"
-        return "published" if done == _manifest_hash(self.output) else "open"
+        return "published" if self._is_complete(self.output, run) else "open"
+
+    def _is_complete(self, folder: Path, run: dict) -> bool:
+        # The number of the folder itself: an OUT of the same recipe has the same manifest.
+        if "inode" not in run or not folder.is_dir():
+            return False
+        return folder.stat().st_ino == run["inode"] and _manifest_hash(folder) == run["manifest"]
 
     def publish(self, *, overwrite: bool) -> None:
         """files/ becomes OUT in one step; an OUT that is there is exchanged for it. Then the folder goes."""
@@ -201,9 +231,27 @@ def _remove(path: Path) -> None:
     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
+def _is_still(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
 @contextlib.contextmanager
-def _as_output_error(path: Path):
+def clear_errors(folder: Path):
+    """Turn what the file system refuses into one clear error."""
     try:
         yield
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}.") from error
+        raise refused(folder, error) from error
+
+
+def refused(folder: Path, error: OSError) -> OutputError:
+    """The error to raise for what the file system refused."""
+    if error.errno in _FULL:
+        return DiskFull(
+            f"no room for more bytes in {folder} ({error.strerror}). What is written stays: "
+            "free some room and repeat the command to continue."
+        )
+    return OutputError(f"cannot write {folder}: {error.strerror}.")

@@ -2,10 +2,12 @@
 
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import xxhash
+
+from expo.errors import OutputError
 
 _FLOAT_DTYPES = r"(?:float64|float32|float16|bfloat16|float8_e4m3fn|float8_e5m2)"
 
@@ -22,14 +24,26 @@ def copy_side_files(
     for name in names:
         path = target / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(source / name, "rb") as old, open(path, "wb") as new:
+        with _opened(source / name) as old, open(path, "wb") as new:
             shutil.copyfileobj(old, new, 1 << 20)
         if name == "config.json" and dtype:
-            path.write_text(with_dtype(path.read_text(encoding="utf-8"), dtype), encoding="utf-8")
+            _edit(path, lambda text: with_dtype(text, dtype))
         if name == "generation_config.json" and do_sample:
-            path.write_text(with_sampling(path.read_text(encoding="utf-8")), encoding="utf-8")
+            _edit(path, with_sampling)
         hashes[name] = hash_file(path)
     return hashes
+
+
+def _opened(path: Path):
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise OutputError(f"{path} cannot be read: {error.strerror}. It was there when the run was planned.") from error
+
+
+def _edit(path: Path, change: Callable[[str], str]) -> None:
+    # As bytes: text mode would turn every \r\n into \n. Latin-1 gives back the bytes that are no UTF-8.
+    path.write_bytes(change(path.read_bytes().decode("latin-1")).encode("latin-1"))
 
 
 def with_dtype(config: str, dtype: str) -> str:

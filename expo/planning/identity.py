@@ -27,7 +27,19 @@ def fingerprint(plan: Plan) -> str:
     """A hash of all that decides the output's bytes, and of what identifies the inputs on this machine."""
     inputs = {role: input_record(checkpoint) for role, checkpoint in plan.inputs.items()}
     times = {role: [f.mtime_ns for f in checkpoint.files.values()] for role, checkpoint in plan.inputs.items()}
-    content = {"expo": __version__, "recipe": plan.recipe.record(), "inputs": inputs, "times": times}
+    # What configs and tokenizers decide, and what an input was allowed to hold.
+    made_of = [
+        (job.name, job.noise_name, job.method, [(o.role, o.spec.name, o.rows) for o in job.operands])
+        for job in plan.jobs
+    ]
+    content = {
+        "expo": __version__,
+        "recipe": plan.recipe.record(),
+        "allow_non_finite": plan.recipe.allow_non_finite,
+        "inputs": inputs,
+        "times": times,
+        "jobs": xxhash.xxh3_128_hexdigest(repr(made_of).encode()),
+    }
     return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())
 
 

@@ -66,7 +66,7 @@ class Resolver:
         for name, spec in tensors.items():
             renamed = name
             for old, new in self.recipe.rename:
-                if name.startswith(old):
+                if name.startswith(old) and name not in self.donor.tensors:
                     renamed = new + name[len(old) :]
                     break
             if renamed in table:
@@ -80,7 +80,8 @@ class Resolver:
         ties = says_tied(checkpoint)
         for head, embedding in tied_heads(table).items():
             other_lacks_it = role != self.donor_role and head not in self.donor.tensors
-            may_tie = ties or (ties is None and other_lacks_it)
+            output_ties = says_tied(self.donor) and head in self.donor.tensors
+            may_tie = ties or output_ties or (ties is None and other_lacks_it)
             if may_tie and self.recipe.tied == "error":
                 self.found.tied.append(TiedPair(role, table[embedding].name, table[head].name))
             if may_tie and other_lacks_it and says_tied(self.donor) is not False:
@@ -126,7 +127,7 @@ class Resolver:
             return policy
         if spec.shape == other.shape:
             return Operand(role, other)
-        vocabulary = is_vocabulary(spec, self.donor, other, self.inputs[role])
+        vocabulary = spec.dtype.computed and is_vocabulary(spec, self.donor, other, self.inputs[role])
         if vocabulary and self.recipe.vocabulary == "keep-base":
             return "copy"
         if vocabulary and self.recipe.vocabulary == "common-rows":

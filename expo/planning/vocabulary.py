@@ -51,9 +51,10 @@ def tokens(checkpoint: Checkpoint) -> dict[str, int] | None:
         table = json.loads(path.read_bytes())
         vocab = table["model"]["vocab"]
         rows = dict(vocab) if isinstance(vocab, dict) else {piece[0]: row for row, piece in enumerate(vocab)}
-        return rows | {token["content"]: token["id"] for token in table.get("added_tokens", ())}
-    except (ValueError, KeyError, TypeError, IndexError):
+        rows |= {token["content"]: token["id"] for token in table.get("added_tokens", ())}
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
         return None
+    return rows if all(type(row) is int and row >= 0 for row in rows.values()) else None
 
 
 def tokenizer_warning(donor: Checkpoint, other: Checkpoint) -> str | None:

@@ -79,5 +79,5 @@ class Lane:
             narrow = tensor.view(torch_dtype(job.dtype))
             wide = self.scratch("in0", len(narrow), wide_dtype(job)).copy_(narrow)
             if not math.isfinite(float(torch.dot(wide, wide))):
-                refuse_non_finite(self.plan, job, {donor.role: wide}, at * 8 // job.dtype.bits)
+                refuse_non_finite(self.plan, job, [(donor, wide)], at * 8 // job.dtype.bits)
         return view

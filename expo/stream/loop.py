@@ -1,11 +1,10 @@
 """The only loop that touches tensor data. Segments go to threads; each is read, computed, written."""
 
 import itertools
-import math
 import resource
 import threading
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 import torch
 import xxhash
@@ -18,9 +17,20 @@ from expo.output.journal import Finished
 from expo.planning.budget import TILE
 from expo.planning.jobs import Job, Plan
 from expo.stream.lane import Lane, Settings
-from expo.stream.report import Fidelity, Report
+from expo.stream.report import Fidelity, Report, total
 
 Progress = Callable[[int], None]  # called with bytes of output finished since the last call
+
+
+@contextmanager
+def one_thread():
+    """torch's own threads off: expo's work on whole segments. The setting is global, so it is put back."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Stream:
@@ -47,34 +57,30 @@ class Stream:
         self.pieces = iter(_segments(plan.jobs) if pieces is None else pieces)
         self.lock = threading.Lock()
         self.stop = threading.Event()
+        self.ended = threading.Semaphore(0)  # released by each thread at its end
         self.failures: list[tuple[int, int, BaseException]] = []
         self.finished: dict[tuple[int, int], Finished] = {}
         self.resumed = 0
 
     def run(self, threads: int) -> None:
         """Do every segment; raises the failure that comes first in the output's order."""
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            with ExitStack() as stack:
-                readers = {role: stack.enter_context(Shards(c)) for role, c in self.plan.inputs.items()}
-                workers = [
-                    threading.Thread(target=self._work, args=(Lane(self.plan, readers, self.settings),), daemon=True)
-                    for _ in range(threads)
-                ]
-                for worker in workers:
-                    worker.start()
-                self._join(workers)
-        finally:
-            torch.set_num_threads(before)
+        with one_thread(), ExitStack() as stack:
+            readers = {role: stack.enter_context(Shards(c)) for role, c in self.plan.inputs.items()}
+            workers = [
+                threading.Thread(target=self._work, args=(Lane(self.plan, readers, self.settings),), daemon=True)
+                for _ in range(threads)
+            ]
+            for worker in workers:
+                worker.start()
+            self._join(workers)
         if self.failures:
             raise min(self.failures, key=lambda failure: failure[:2])[2]
 
     def _join(self, workers: list[threading.Thread]) -> None:
         try:
-            for worker in workers:
-                while worker.is_alive():
-                    worker.join(0.2)
+            # Not join(): once interrupted, it takes a thread that runs for one that has ended (Python before 3.13).
+            for _ in workers:
+                self.ended.acquire()
         except KeyboardInterrupt:
             self.stop.set()
             for worker in workers:
@@ -83,6 +89,12 @@ class Stream:
 
     def _work(self, lane: Lane) -> None:
         """One thread: segments in the output's order until none is left or one has failed."""
+        try:
+            self._segments(lane)
+        finally:
+            self.ended.release()
+
+    def _segments(self, lane: Lane) -> None:
         while not self.stop.is_set():
             with self.lock:
                 piece = next(self.pieces, None)
@@ -138,7 +150,7 @@ class Stream:
                 sums.append(part)
                 self._write(job, job.dtype.n_bytes(start), view, state)
         columns = zip(*sums, strict=True) if sums else ((), (), ())
-        return Finished(state.hexdigest(), tuple(math.fsum(column) for column in columns))
+        return Finished(state.hexdigest(), tuple(map(total, columns)))
 
     def _write(self, job: Job, at: int, view: memoryview, state) -> None:
         if self.settings.checks:
@@ -189,6 +201,8 @@ def pick_device(device: str) -> torch.device:
         found = torch.device(device)
     except RuntimeError:
         raise ExpoError(f"--device {device!r} is not a device; use cpu, cuda, cuda:1 or auto.") from None
+    if found.type not in ("cpu", "cuda"):
+        raise ExpoError(f"--device {device!r} is not one that expo runs on; use cpu, cuda, cuda:1 or auto.")
     if found.type == "cuda" and (not torch.cuda.is_available() or (found.index or 0) >= torch.cuda.device_count()):
         raise ExpoError(f"--device {device}: torch {torch.__version__} finds no such GPU here. Use --device cpu.")
     return found

@@ -22,11 +22,20 @@ class Fidelity:
     @classmethod
     def of(cls, sums: Iterable[tuple[float, float, float]]) -> "Fidelity":
         """From (exact . written, exact . exact, written . written) of each segment."""
-        mixed, exact, written = (math.fsum(column) for column in zip(*sums, strict=True) or ((), (), ()))
-        if not exact > 0:
-            return cls(None, None)
+        columns = list(zip(*sums, strict=True)) or [(), (), ()]
+        mixed, exact, written = map(total, columns)
+        if not (exact > 0 and math.isfinite(mixed + exact + written)):
+            return cls(None, None)  # nothing was to change, or the squares are beyond float64
         cosine = mixed / math.sqrt(exact * written) if written > 0 else 0.0
         return cls(_rounded(mixed / exact), _rounded(cosine))
+
+
+def total(parts: Iterable[float]) -> float:
+    """The exactly rounded sum; NaN where a part, or the sum, is beyond float64."""
+    try:
+        return math.fsum(parts)
+    except (OverflowError, ValueError):
+        return math.nan
 
 
 def _rounded(x: float) -> float:

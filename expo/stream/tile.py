@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from expo.methods import find_method
-from expo.ops import clamp_to, noise_key, round_nearest, round_stochastic, torch_dtype
+from expo.ops import beyond, clamp_to, noise_key, round_nearest, round_stochastic, torch_dtype
 from expo.planning.budget import wide_bytes
 from expo.planning.jobs import Job, Operand
 from expo.stream.checks import refuse_non_finite, refuse_overflow
+from expo.stream.report import total
 
 _BLOCK = 65_536  # elements of one float32 product
 
@@ -82,30 +83,44 @@ class ComputedTile:
         """The bytes of elements [start, start + n), and their part of the report's sums."""
         for load in self.loads:
             load(start)
-        asked = result = self.apply(*self.tiles)
-        if self.settings.saturate:
-            result = clamp_to(asked, self.job.dtype)
-        elif self.job.dtype.name == "F8_E4M3" and bool((result.abs() >= self.job.dtype.overflow).any()):
-            # torch casts what this type cannot hold to its largest value, without a word.
-            self._examine(result, start)
+        asked = self.apply(*self.tiles)
+        if self.settings.allow_non_finite:
+            asked = self._where_equal(asked)
+        result = clamp_to(asked, self.job.dtype) if self.settings.saturate else asked
+        if self.job.dtype.name == "F8_E4M3":
+            result = self._without_infinities(result, start)
         self._round(result, start)
-        return self.view, self._sums(asked, start) if self.settings.checks else (0.0, 0.0, 0.0)
+        return self.view, self._sums(asked, result, start) if self.settings.checks else (0.0, 0.0, 0.0)
+
+    def _where_equal(self, asked: Tensor) -> Tensor:
+        """Infinities that all inputs share have no delta, and stay; inf - inf would make them NaN."""
+        equal = torch.stack([tile == self.donor for tile in self.tiles]).all(0)
+        return torch.where(equal & torch.isnan(asked), self.donor, asked)
+
+    def _without_infinities(self, result: Tensor, start: int) -> Tensor:
+        """torch casts what this type cannot hold to its largest value, without a word: refuse it, or make it NaN."""
+        far = beyond(result, self.job.dtype, stochastic=self.stochastic)
+        if bool(far.any()):
+            self._examine(result, start)
+            return torch.where(torch.isinf(result), float("nan"), result)
+        return result
 
     def _round(self, result: Tensor, start: int) -> None:
         """Put the result into the output's type: on the device, and as bytes on the host."""
         if self.stochastic:
             round_stochastic(result, self.written, self.job.dtype, self.noise_key, start)
-            if self.settings.allow_non_finite:
-                self.written.masked_fill_(torch.isnan(result), float("nan"))
+            if self.settings.allow_non_finite and bool((broken := torch.isnan(result)).any()):
+                self.written.copy_(torch.where(broken, result, self.written.to(result.dtype)))
         else:
             round_nearest(result, self.written)
         if self.written is not self.host:
             self.host.copy_(self.written)
 
-    def _sums(self, asked: Tensor, start: int) -> tuple[float, float, float]:
+    def _sums(self, asked: Tensor, result: Tensor, start: int) -> tuple[float, float, float]:
         """(exact . written, exact . exact, written . written) of the changes; raises on what must not pass.
 
-        A NaN or an infinity anywhere shows in these, so that the exact look at each element is rarely taken.
+        asked: what the method gave; result: the same within the output's range. A NaN or an infinity anywhere shows
+        in these sums, so that the exact look at each element is rarely taken.
         """
         exact, moved = self.changes
         torch.sub(asked, self.donor, out=exact)
@@ -113,7 +128,7 @@ class ComputedTile:
         sums = _products(self.changes)
         if all(map(math.isfinite, sums)):
             return sums
-        self._examine(asked, start)
+        self._examine(result, start)
         # Nothing is wrong: the squares overflowed, or infinities are allowed.
         kept = torch.isfinite(exact) & torch.isfinite(moved)
         return _products(torch.where(kept, self.changes, 0.0).to(torch.float64))
@@ -121,9 +136,8 @@ class ComputedTile:
     def _examine(self, result: Tensor, start: int) -> None:
         """Look at each element; raises NonFinite or Overflow for the first bad one."""
         if not self.settings.allow_non_finite:
-            by_role = {operand.role: tile for operand, tile in zip(self.job.operands, self.tiles, strict=True)}
-            refuse_non_finite(self.lane.plan, self.job, by_role, start)
-        refuse_overflow(self.job, self.tiles, result, start, saturate=self.settings.saturate)
+            refuse_non_finite(self.lane.plan, self.job, zip(self.job.operands, self.tiles, strict=True), start)
+        refuse_overflow(self.job, self.tiles, result, start, stochastic=self.stochastic)
 
 
 def wide_dtype(job: Job) -> torch.dtype:
@@ -137,8 +151,7 @@ def _products(changes: Tensor) -> tuple[float, float, float]:
         (exact, mixed), (_, written) = torch.mm(changes, changes.T).tolist()
         return mixed, exact, written
     parts = [_products(block) for block in changes.split(_BLOCK, dim=1)]
-    mixed, exact, written = map(math.fsum, zip(*parts, strict=True))
-    return mixed, exact, written
+    return tuple(map(total, zip(*parts, strict=True)))
 
 
 def _reference_extrapolation(base: Tensor, aligned: Tensor, *, alpha: float) -> Tensor:

@@ -16,7 +16,7 @@ from expo.output.sidecars import copy_side_files
 from expo.planning.budget import default_threads
 from expo.planning.identity import check_output, description, fingerprint, input_record
 from expo.planning.jobs import Plan
-from expo.stream.loop import Progress, Stream, report_of, settings_for
+from expo.stream.loop import Progress, Stream, one_thread, report_of, settings_for
 from expo.stream.probe import check_tied, pair_warnings
 from expo.stream.report import Fidelity, Report
 
@@ -44,8 +44,9 @@ def run(
     settings = settings_for(plan, device, checks=checks)
     sink = FolderSink(output, overwrite=overwrite)
     check_output(plan, sink)
-    check_tied(plan)
-    warnings = [*plan.warnings, *pair_warnings(plan)]
+    with one_thread():
+        check_tied(plan)
+        warnings = [*plan.warnings, *pair_warnings(plan)]
     for text in warnings:
         warn(text)
     try:
@@ -85,10 +86,12 @@ def _add_small_files(plan: Plan, sink: FolderSink, report: Report) -> None:
             donor.source.side_files,
             donor.source.folder,
             sink.partial.files,
-            dtype=wanted.torch_name if wanted else None,
+            # No model is built in an 8-bit type: its config goes on naming the type to compute in.
+            dtype=wanted.torch_name if wanted and wanted.bits > 8 else None,
             do_sample=recipe.arithmetic == "reference",
         )
-    if len(plan.shards) > 1 or donor.source.index:
+    # transformers would not know which to believe, a model.safetensors or an index beside it.
+    if len(plan.shards) > 1 or (donor.source.index and plan.shards[0].name != "model.safetensors"):
         n_bytes = sum(job.n_bytes for job in plan.jobs)
         sink.add_index(_index_name(donor), plan.weight_map, n_bytes)
     sources = [

@@ -32,7 +32,7 @@ def load_model(
     if model is None:
         model = _new_model(planned, trust_remote_code)
     sink = ModelSink(model)
-    sink.open(planned.jobs)
+    sink.open(planned.jobs, may_differ=planned.recipe.tied == "keep")
     stream = Stream(planned, sink, settings_for(planned, device), journal=False)
     stream.run(threads or default_threads())
     model.expo_report = report_of(stream, None)
@@ -51,10 +51,10 @@ def _new_model(planned: Plan, trust_remote_code: bool) -> Any:
     try:
         return model_class.from_pretrained(
             donor.source.folder,
-            dtype=wanted.torch_name if wanted else "auto",
+            dtype=wanted.torch_name if wanted and wanted.bits > 8 else "auto",
             trust_remote_code=trust_remote_code,
         ).eval()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise ExpoError(f"transformers cannot load {donor.source.label}: {error}") from error
 
 

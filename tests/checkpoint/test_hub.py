@@ -21,7 +21,8 @@ WANTED = [
     "config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
     "model.safetensors.index.json", "sub/[1].txt", "tokenizer.model",
 ]  # fmt: skip
-UNWANTED = [".gitattributes", "README.md", "m.gguf", "original/consolidated.00.pth", "pytorch_model.bin", "tf_model.h5"]
+CARD = "README.md"  # names the base model
+UNWANTED = [".gitattributes", "m.gguf", "original/consolidated.00.pth", "pytorch_model.bin", "tf_model.h5"]
 
 # Resolves each id of its command line and prints what came of it.
 SCRIPT = """if True:
@@ -113,10 +114,10 @@ def hub(tmp_path_factory):
         T,
         shards=2,
         config={},
-        side_files=dict.fromkeys(WANTED[4:] + UNWANTED, "x"),
+        side_files=dict.fromkeys([*WANTED[4:], CARD, *UNWANTED], "x"),
     )
     files = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    assert sorted(files) == sorted(WANTED + UNWANTED)
+    assert sorted(files) == sorted([*WANTED, CARD, *UNWANTED])
     handler = type("OneHub", (Hub,), {"files": files, "asked": []})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -144,7 +145,7 @@ def test_only_needed_files_are_downloaded_and_once(hub, answers):
     got = [
         line.removeprefix(f"GET /org/good/resolve/{SHA}/") for line in hub[1] if line.startswith("GET /org/good/res")
     ]
-    assert sorted(name.replace("%5B", "[").replace("%5D", "]") for name in got) == WANTED
+    assert sorted(name.replace("%5B", "[").replace("%5D", "]") for name in got) == [CARD, *WANTED]
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,7 @@ def test_it_draws_the_curve(done):
 def test_an_earlier_demo_is_replaced_and_json_is_one_object(done, monkeypatch):
     monkeypatch.chdir(done[1].parent)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # as if matplotlib were missing
+    monkeypatch.setattr("expo.cli.demo.N_QUESTIONS", 50)
     result = CliRunner().invoke(group, ["demo", "--steps-scale", "0.02", "--seed", "7", "--json"])
     assert result.exit_code == 0, result.output
     record = json.loads(result.stdout)

@@ -241,7 +241,7 @@ def _show(record: dict[str, Any], output: Path) -> None:
         rows.append((names[name], f"{found['accuracy']:.1%}", interval, f"{found['correct']} of {found['n']}"))
     show_table(("model", "test accuracy", "95 % interval", "correct"), rows)
     click.echo(f"\n{_verdict(record)}")
-    click.echo(f"{CAVEAT}; {ON_PURPOSE}\n")
+    click.echo(f"{CAVEAT};\n{ON_PURPOSE}\n")
     made = " and ".join(filter(None, [record["picture"], str(output / "demo.json")]))
     click.echo(f"wrote {made}; {record['seconds']['all']:.0f} s in all\n\n{NEXT}")
 
@@ -268,7 +268,7 @@ def _draw(record: dict[str, Any], path: Path) -> bool:
     alphas, heights = ALPHAS, [100 * point["accuracy"] for point in curve]
     low, high = zip(*([100 * bound for bound in point["interval"]] for point in curve), strict=True)
     chosen = alphas.index(record["alpha"])
-    figure = Figure(figsize=(7.2, 4.0), layout="constrained")
+    figure = Figure(figsize=(7.2, 4.3), layout="constrained")
     axes = figure.subplots()
     axes.fill_between(alphas, low, high, color=blue, alpha=0.15, linewidth=0, label="95 % interval")
     axes.plot(alphas, heights, color=blue, linewidth=2, marker="o", markersize=4)
@@ -283,7 +283,7 @@ def _draw(record: dict[str, Any], path: Path) -> bool:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="0.9")
     axes.set_axisbelow(True)
-    axes.legend(frameon=False)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(path, dpi=160)
     return True
 

@@ -29,7 +29,14 @@ class ComputedTile:
         self.lane, self.job, self.n = lane, job, n
         self.settings = lane.settings
         wide = wide_dtype(job)
-        self.tiles = [lane.scratch(f"in{i}", n, wide) for i in range(len(job.operands))]
+        k = len(job.operands)
+        rows = lane.scratch("wide", (k + 2) * n, wide).view(k + 2, n)
+        # The two changes take the last two rows. The last operand but the donor shares one of them: its values are
+        # spent once the method has run, and what fits into the cache decides the speed.
+        places = iter(rows)
+        spent = next((i for i in reversed(range(k)) if i != job.donor), None)
+        self.tiles = [rows[k] if i == spent else next(places) for i in range(k)]
+        self.changes = rows[k:]  # exact, written
         self.donor = self.tiles[job.donor]
         # The donor is read first: rows that it alone has stand in for the others'.
         order = sorted(range(len(job.operands)), key=lambda i: i != job.donor)
@@ -38,7 +45,6 @@ class ComputedTile:
         self.host, self.view = lane.raw("written", job.dtype.n_bytes(n), torch_dtype(job.dtype))
         on_cpu = self.settings.device.type == "cpu"
         self.written = self.host if on_cpu else lane.scratch("rounded", n, torch_dtype(job.dtype))
-        self.changes = lane.scratch("changes", 2 * n, wide).view(2, n)  # exact, written
         self.stochastic = self.settings.rounding == "stochastic" and wide_bytes(job) * 8 > job.dtype.bits
         self.noise_key = noise_key(self.settings.seed, "rounding", job.noise_name)
 
@@ -128,10 +134,12 @@ class ComputedTile:
         sums = _products(self.changes)
         if all(map(math.isfinite, sums)):
             return sums
-        self._examine(result, start)
-        # Nothing is wrong: the squares overflowed, or infinities are allowed.
         kept = torch.isfinite(exact) & torch.isfinite(moved)
-        return _products(torch.where(kept, self.changes, 0.0).to(torch.float64))
+        sums = _products(torch.where(kept, self.changes, 0.0).to(torch.float64))
+        for load in self.loads:
+            load(start)  # the changes have taken the place of an operand
+        self._examine(result, start)
+        return sums  # nothing is wrong: the squares overflowed, or infinities are allowed
 
     def _examine(self, result: Tensor, start: int) -> None:
         """Look at each element; raises NonFinite or Overflow for the first bad one."""

@@ -19,7 +19,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test test-slow test-model lint format setup clean
 
 demo: setup
-	@echo "== demo: the whole of expo on a toy, in about 3 minutes"
+	@echo "== demo: the whole of expo on a toy task, in half a minute"
 	$(BIN)/expo demo
 	@echo "== to use expo in this shell: . $(VENV)/bin/activate"
 

@@ -63,7 +63,7 @@ _WRITING = [
         "--rename",
         multiple=True,
         metavar="'OLD=>NEW'",
-        help="Prefix of SFT's tensor names in DPO's spelling, as in 'language_model.=>'; names that fit stay. Repeatable.",
+        help="Prefix of SFT's tensor names in DPO's spelling, as in 'language_model.=>'; others stay. Repeatable.",
     ),
     click.option("--saturate", is_flag=True, help="Clamp results beyond the output type's range instead of stopping."),
     click.option("--allow-non-finite", is_flag=True, help="Let NaN and infinities pass instead of stopping."),

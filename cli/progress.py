@@ -22,10 +22,6 @@ class Progress:
         self.bar = None
 
     def __enter__(self) -> Self:
-        if not self.quiet and sys.stderr.isatty():
-            self.bar = _bar()
-            self.task = self.bar.add_task("", total=self.total, rate="")
-            self.bar.start()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -35,6 +31,11 @@ class Progress:
     def __call__(self, n_bytes: int) -> None:
         with self.lock:
             self.done += n_bytes
+            if not self.quiet and self.bar is None and sys.stderr.isatty():
+                # Not before the first segment: the bar has a thread, and workers are forked while there is none.
+                self.bar = _bar()
+                self.task = self.bar.add_task("", total=self.total, rate="")
+                self.bar.start()
             if self.bar:
                 self.bar.update(self.task, completed=self.done, rate=self._rate())
             elif not self.quiet and time.monotonic() - self.last >= _EVERY:

@@ -1,4 +1,4 @@
-"""heat_map(diff, path): the relative size of the delta, module by layer. The only file that knows matplotlib."""
+"""heat_map(diff, path): the relative size of the delta, module by layer."""
 
 from __future__ import annotations
 

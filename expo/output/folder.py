@@ -120,6 +120,14 @@ class FolderSink:
         with self.full_disk_is_clear():
             self.journal.add(job_index, segment, finished)
 
+    def recorded(self) -> dict[tuple[int, int], Finished]:
+        """Every segment that this run or an earlier one recorded."""
+        return read_journals(self.partial.folder)
+
+    def let_go(self) -> None:
+        """In a fork: leave the folder's lock to the process that took it."""
+        self.partial.release()
+
     def sync(self) -> float:
         """Put every byte written so far on the disk; returns the seconds it took."""
         began = time.perf_counter()

@@ -5,6 +5,7 @@ import resource
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 import xxhash
@@ -36,7 +37,7 @@ def one_thread():
 class Stream:
     """One pass over a plan's jobs into a sink, shared by its threads.
 
-    pieces: (job, segment) pairs to do instead of all of them.
+    pieces: (job, segment) pairs to do instead of all of them. stop: an event that others may set.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Stream:
         journal: bool = True,
         progress: Progress | None = None,
         pieces: Iterable[tuple[int, int]] | None = None,
+        stop: Any = None,
     ):
         self.plan = plan
         self.sink = sink
@@ -56,7 +58,7 @@ class Stream:
         self.progress = progress or (lambda n_bytes: None)
         self.pieces = iter(_segments(plan.jobs) if pieces is None else pieces)
         self.lock = threading.Lock()
-        self.stop = threading.Event()
+        self.stop = stop or threading.Event()
         self.ended = threading.Semaphore(0)  # released by each thread at its end
         self.failures: list[tuple[int, int, BaseException]] = []
         self.finished: dict[tuple[int, int], Finished] = {}

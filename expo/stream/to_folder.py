@@ -19,6 +19,7 @@ from expo.planning.jobs import Plan
 from expo.stream.loop import Progress, Stream, one_thread, report_of, settings_for
 from expo.stream.probe import check_tied, pair_warnings
 from expo.stream.report import Fidelity, Report
+from expo.stream.workers import can_fork, run_forked
 
 
 def run(
@@ -35,9 +36,9 @@ def run(
     """Write the planned checkpoint to the folder `output`, which appears whole or not at all.
 
     overwrite: replace an `output` that exists, when the new one is complete.
-    threads: workers; default one a core. device: "cpu", "cuda", "cuda:1" or "auto". Neither changes a byte.
+    threads: workers (processes, for large outputs on the CPU); default one a core. device: "cpu", "cuda", "cuda:1" or "auto". Neither changes a byte.
     progress: called with the bytes of output finished since the last call. warn: called with each warning's text.
-    checks: False leaves out hashes, journal, finiteness checks and figures, to measure the arithmetic alone.
+    checks: False leaves out hashes, finiteness checks and figures, to measure the arithmetic alone.
     Raises OutputError or DiskFull for the folder, NonFinite, Overflow or CopyMismatch for the data; after anything
     but those last three, the same call continues where the run stopped.
     """
@@ -53,9 +54,14 @@ def run(
         if sink.open(fingerprint(plan), description(plan), plan.shards):
             sink.publish()
             return _report_of_finished(plan, sink.output, warnings)
-        stream = Stream(plan, sink, settings, journal=checks, progress=progress)
+        stream = Stream(plan, sink, settings, progress=progress)
         began = time.perf_counter()
-        stream.run(threads or default_threads())
+        workers = threads or default_threads()
+        memory = 0
+        if can_fork(stream, workers):
+            memory = run_forked(stream, workers)
+        else:
+            stream.run(workers)
         seconds = time.perf_counter() - began
         report = report_of(stream, str(sink.output))
         report.seconds = seconds
@@ -72,7 +78,7 @@ def run(
         # Data that must not pass will not pass the next time: nothing to continue.
         sink.abandon(drop=isinstance(error, DataError))
         raise
-    report.peak_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    report.peak_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 + memory
     return report
 
 

@@ -1,0 +1,184 @@
+"""Several processes over one stream's segments.
+
+Threads of one process wait for each other at the interpreter's lock: measured, two processes take two thirds of the
+time of two threads. Each worker is a fork that runs a one-thread stream on every n-th segment, in shared file
+descriptors; what it finished stands in the journal, which the parent reads in the end.
+"""
+
+import ctypes
+import mmap
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+import traceback
+
+import expo.errors
+from expo.errors import ExpoError, Interrupted
+from expo.stream.loop import Stream
+
+FORK_ABOVE = 64 * 2**20  # bytes of output; less is done before a second process has started
+_POLL = 0.02  # seconds
+_PR_SET_PDEATHSIG = 1
+_STOP, _DONE, _KEPT, _PRIVATE = range(4)  # rows of the board
+
+
+def can_fork(stream: Stream, workers: int) -> bool:
+    """Whether processes are safe and worth it: on the CPU, and while no other thread may hold a lock."""
+    return (
+        sys.platform == "linux"
+        and workers > 1
+        and stream.settings.device.type == "cpu"
+        and stream.plan.n_bytes_written >= FORK_ABOVE
+        and threading.active_count() == 1
+    )
+
+
+class Board:
+    """Numbers in memory that all workers share: one column each; anyone may set the stop."""
+
+    def __init__(self, workers: int):
+        self.workers = workers
+        self.numbers = memoryview(mmap.mmap(-1, 8 * 4 * workers)).cast("B").cast("q", (4, workers))
+
+    def is_set(self) -> bool:
+        """True when every worker is to stop after its segment; the interface of threading.Event."""
+        return self.numbers[_STOP, 0] != 0
+
+    def set(self) -> None:
+        """Ask every worker to stop."""
+        self.numbers[_STOP, 0] = 1
+
+    def add(self, row: int, worker: int, n: int) -> None:
+        """Count in a worker's own column."""
+        self.numbers[row, worker] += n
+
+    def total(self, row: int) -> int:
+        """The sum over the workers."""
+        return sum(self.numbers[row, worker] for worker in range(self.workers))
+
+
+def run_forked(stream: Stream, workers: int) -> int:
+    """Do every segment of the stream in processes; returns the bytes of memory that they had for themselves.
+
+    Raises the failure that comes first in the output's order, or Interrupted.
+    """
+    board = Board(workers)
+    pieces = list(stream.pieces)
+    children = [_fork(stream, board, pieces[k::workers], k) for k in range(workers)]
+    failures = _await(stream, board, [pid for pid, _ in children], [pipe for _, pipe in children])
+    stream.resumed = board.total(_KEPT)
+    if failures:
+        raise min(failures, key=lambda failure: failure[:2])[2]
+    stream.finished = stream.sink.recorded()
+    return board.total(_PRIVATE)
+
+
+def _fork(stream: Stream, board: Board, pieces: list[tuple[int, int]], k: int) -> tuple[int, int]:
+    """Start worker k; returns its process number and the pipe that its failure comes through."""
+    parent = os.getpid()
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(writer)
+        return pid, reader
+    status = 1
+    try:
+        os.close(reader)
+        _end_with(parent)
+        stream.sink.let_go()
+        failure = _work(stream, board, pieces, k)
+        if failure:
+            os.write(writer, pickle.dumps(failure))
+        status = 0
+    finally:
+        # Nothing of the parent's is to be tidied up here: no atexit, no buffers, no threads.
+        os._exit(status)
+
+
+def _work(stream: Stream, board: Board, pieces: list[tuple[int, int]], k: int):
+    """In a worker: the segments that are its own; returns (job, segment, kind, message) of a failure."""
+    part = Stream(
+        stream.plan,
+        stream.sink,
+        stream.settings,
+        progress=lambda n_bytes: board.add(_DONE, k, n_bytes),
+        pieces=pieces,
+        stop=board,
+    )
+    try:
+        part.run(1)
+    except BaseException as error:
+        index, segment, error = min(part.failures, key=lambda f: f[:2], default=(sys.maxsize, 0, error))
+        board.set()
+        known = isinstance(error, ExpoError)
+        text = str(error)[:20_000] if known else "".join(traceback.format_exception(error))[-20_000:]
+        return index, segment, type(error).__name__ if known else "", text
+    finally:
+        board.add(_KEPT, k, part.resumed)
+        board.add(_PRIVATE, k, _private_bytes())
+    return None
+
+
+def _await(stream: Stream, board: Board, pids: list[int], pipes: list[int]) -> list[tuple[int, int, BaseException]]:
+    """Wait for every worker, passing progress on; an interrupt stops them after their segments."""
+    failures: list[tuple[int, int, BaseException]] = []
+    running = dict(zip(pids, pipes, strict=True))
+    told = 0
+    while running:
+        try:
+            time.sleep(_POLL)
+            done = board.total(_DONE)
+            if done > told:
+                stream.progress(done - told)
+                told = done
+        except KeyboardInterrupt:
+            board.set()
+            failures.append((-1, 0, Interrupted("interrupted")))
+        for pid in list(running):
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                failures += _failure(status, running.pop(pid))
+                if status:
+                    board.set()
+    return failures
+
+
+def _failure(status: int, pipe: int) -> list[tuple[int, int, BaseException]]:
+    """What a worker that has ended says of its failure; nothing where it had none."""
+    with os.fdopen(pipe, "rb") as file:
+        said = file.read()
+    if said:
+        index, segment, kind, text = pickle.loads(said)
+        return [(index, segment, _error(kind, text))]
+    if status:
+        code = os.waitstatus_to_exitcode(status)
+        text = f"a worker process ended by signal {-code}" if code < 0 else f"a worker process ended with status {code}"
+        return [(sys.maxsize, 0, ExpoError(f"{text}. What is written stays: the same command continues."))]
+    return []
+
+
+def _error(kind: str, text: str) -> BaseException:
+    """A worker's error as the parent raises it: the same class, the same words."""
+    if not kind:
+        return RuntimeError(f"a worker process failed:\n{text}")
+    found = getattr(expo.errors, kind, ExpoError)
+    error = found.__new__(found)
+    Exception.__init__(error, text)
+    return error
+
+
+def _end_with(parent: int) -> None:
+    """In a worker: leave Ctrl-C to the parent, and die when it does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _private_bytes() -> int:
+    """Bytes of memory that this process shares with no other."""
+    with open("/proc/self/smaps_rollup") as file:
+        return sum(int(line.split()[1]) * 1024 for line in file if line.startswith("Private_"))

@@ -172,7 +172,7 @@ def test_a_worker_that_is_killed_ends_the_run_in_words(pair, tmp_path, forked, m
 
     with monkeypatch.context() as broken:
         broken.setattr(workers, "_work", killed)
-        with pytest.raises(ExpoError, match="ended by signal 9.*the same command continues"):
+        with pytest.raises(ExpoError, match=r"ended by signal 9.*the same command continues"):
             expo.extrapolate(**pair, output=tmp_path / "out", threads=2)
     report = expo.extrapolate(**pair, output=tmp_path / "out", threads=2)
     assert report.segments_resumed > 0

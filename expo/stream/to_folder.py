@@ -36,7 +36,8 @@ def run(
     """Write the planned checkpoint to the folder `output`, which appears whole or not at all.
 
     overwrite: replace an `output` that exists, when the new one is complete.
-    threads: workers (processes, for large outputs on the CPU); default one a core. device: "cpu", "cuda", "cuda:1" or "auto". Neither changes a byte.
+    threads: workers (processes, for large outputs on the CPU); default one a core. Never changes a byte.
+    device: "cpu", "cuda", "cuda:1" or "auto".
     progress: called with the bytes of output finished since the last call. warn: called with each warning's text.
     checks: False leaves out hashes, finiteness checks and figures, to measure the arithmetic alone.
     Raises OutputError or DiskFull for the folder, NonFinite, Overflow or CopyMismatch for the data; after anything

@@ -49,6 +49,11 @@ class FolderSink:
                 )
             if not self.overwrite:
                 raise OutputError(f"{self.output} exists. To replace it when the new one is complete: --overwrite.")
+            if not _is_replaceable(self.output):
+                raise OutputError(
+                    f"{self.output} holds no checkpoint, so --overwrite does not replace it. Choose another output, or "
+                    "empty it yourself."
+                )
         self.partial.check(fingerprint)
         if is_open:
             self._check_room(n_bytes)
@@ -177,6 +182,14 @@ class FolderSink:
     def full_disk_is_clear(self):
         """Turn what the file system refuses into one clear error."""
         return clear_errors(self.partial.folder)
+
+
+def _is_replaceable(folder: Path) -> bool:
+    """An empty folder, or one that looks like a checkpoint: nothing else is deleted for a new output."""
+    names = [path.name for path in folder.iterdir()]
+    return not names or any(
+        name in ("expo.json", "config.json") or name.endswith((".safetensors", ".bin")) for name in names
+    )
 
 
 def _pwrite(fd: int, data: memoryview, at: int) -> None:

@@ -1,7 +1,6 @@
 """The only loop that touches tensor data. Segments go to threads; each is read, computed, written."""
 
 import itertools
-import resource
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, contextmanager
@@ -18,7 +17,7 @@ from expo.output.journal import Finished
 from expo.planning.budget import TILE
 from expo.planning.jobs import Job, Plan
 from expo.stream.lane import Lane, Settings
-from expo.stream.report import Fidelity, Report, total
+from expo.stream.report import Fidelity, Report, peak_rss, total
 
 Progress = Callable[[int], None]  # called with bytes of output finished since the last call
 
@@ -38,6 +37,7 @@ class Stream:
     """One pass over a plan's jobs into a sink, shared by its threads.
 
     pieces: (job, segment) pairs to do instead of all of them. stop: an event that others may set.
+    ahead: how many segments further a worker's next one lies, so that the disk can begin with it.
     """
 
     def __init__(
@@ -50,6 +50,7 @@ class Stream:
         progress: Progress | None = None,
         pieces: Iterable[tuple[int, int]] | None = None,
         stop: Any = None,
+        ahead: int = 1,
     ):
         self.plan = plan
         self.sink = sink
@@ -59,6 +60,7 @@ class Stream:
         self.pieces = iter(_segments(plan.jobs) if pieces is None else pieces)
         self.lock = threading.Lock()
         self.stop = stop or threading.Event()
+        self.ahead = ahead
         self.ended = threading.Semaphore(0)  # released by each thread at its end
         self.failures: list[tuple[int, int, BaseException]] = []
         self.finished: dict[tuple[int, int], Finished] = {}
@@ -114,12 +116,19 @@ class Stream:
         job = self.plan.jobs[index]
         finished = self._kept(lane, job, index, segment)
         if finished is None:
+            self._read_ahead(lane, job, segment + self.ahead)
             finished = self._done(lane, job, segment)
             if self.journal:
                 self.sink.record(index, segment, finished)
         self.finished[index, segment] = finished
         first, last = _byte_range(job, segment)
         self.progress(last - first)
+
+    def _read_ahead(self, lane: Lane, job: Job, segment: int) -> None:
+        """Have the disk begin with a later segment of the same tensor."""
+        for operand in job.operands:
+            first = operand.spec.dtype.n_bytes(segment * SEGMENT)
+            lane.readers[operand.role].advise(operand.spec, first, operand.spec.dtype.n_bytes(SEGMENT))
 
     def _kept(self, lane: Lane, job: Job, index: int, segment: int) -> Finished | None:
         """A segment of an earlier run, if what is on the disk still has the bytes that were recorded."""
@@ -229,5 +238,5 @@ def report_of(stream: Stream, output: str | None) -> Report:
         fidelity=Fidelity.of(itertools.chain.from_iterable(by_group.values())),
         groups={name: Fidelity.of(sums) for name, sums in by_group.items()},
         hashes=hashes,
-        peak_rss=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        peak_rss=peak_rss(),
     )

@@ -1,6 +1,8 @@
 """What a run found: how much of the asked-for change the written file really holds, and what it cost."""
 
 import math
+import resource
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +30,17 @@ class Fidelity:
             return cls(None, None)  # nothing was to change, or the squares are beyond float64
         cosine = mixed / math.sqrt(exact * written) if written > 0 else 0.0
         return cls(_rounded(mixed / exact), _rounded(cosine))
+
+
+def peak_rss() -> int:
+    """The most memory that this process has held, in bytes."""
+    try:
+        with open("/proc/self/status") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        # Not first: what getrusage says of a new process is never less than its parent held.
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def total(parts: Iterable[float]) -> float:

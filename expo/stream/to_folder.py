@@ -1,6 +1,5 @@
 """run(plan, output): stream a plan into a folder and publish it with index, side files, manifest and card."""
 
-import resource
 import time
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from expo.planning.identity import check_output, description, fingerprint, input
 from expo.planning.jobs import Plan
 from expo.stream.loop import Progress, Stream, one_thread, report_of, settings_for
 from expo.stream.probe import check_tied, pair_warnings
-from expo.stream.report import Fidelity, Report
+from expo.stream.report import Fidelity, Report, peak_rss
 from expo.stream.workers import can_fork, run_forked
 
 
@@ -55,9 +54,9 @@ def run(
         if sink.open(fingerprint(plan), description(plan), plan.shards):
             sink.publish()
             return _report_of_finished(plan, sink.output, warnings)
-        stream = Stream(plan, sink, settings, progress=progress)
-        began = time.perf_counter()
         workers = threads or default_threads()
+        stream = Stream(plan, sink, settings, progress=progress, ahead=workers)
+        began = time.perf_counter()
         memory = 0
         if can_fork(stream, workers):
             memory = run_forked(stream, workers)
@@ -79,7 +78,7 @@ def run(
         # Data that must not pass will not pass the next time: nothing to continue.
         sink.abandon(drop=isinstance(error, DataError))
         raise
-    report.peak_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 + memory
+    report.peak_rss = peak_rss() + memory
     return report
 
 
@@ -136,5 +135,5 @@ def _report_of_finished(plan: Plan, output: Path, warnings: list[str]) -> Report
         fidelity=Fidelity(effective["multiple"], effective["cosine"]),
         groups={name: Fidelity(g["multiple"], g["cosine"]) for name, g in effective["groups"].items()},
         warnings=warnings,
-        peak_rss=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        peak_rss=peak_rss(),
     )

@@ -107,6 +107,7 @@ def _work(stream: Stream, board: Board, pieces: list[tuple[int, int]], k: int):
         progress=lambda n_bytes: board.add(_DONE, k, n_bytes),
         pieces=pieces,
         stop=board,
+        ahead=board.workers,
     )
     try:
         part.run(1)

@@ -85,6 +85,8 @@ class Stream:
             # Not join(): once interrupted, it takes a thread that runs for one that has ended (Python before 3.13).
             for _ in workers:
                 self.ended.acquire()
+            for worker in workers:
+                worker.join()
         except KeyboardInterrupt:
             self.stop.set()
             for worker in workers:

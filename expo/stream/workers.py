@@ -32,8 +32,13 @@ def can_fork(stream: Stream, workers: int) -> bool:
         and workers > 1
         and stream.settings.device.type == "cpu"
         and stream.plan.n_bytes_written >= FORK_ABOVE
-        and threading.active_count() == 1
+        and alone()
     )
+
+
+def alone() -> bool:
+    """True while this is the only thread: a fork takes no other along, but every lock that one may hold."""
+    return threading.active_count() == 1
 
 
 class Board:

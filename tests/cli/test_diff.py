@@ -3,8 +3,9 @@
 import json
 
 import pytest
+import torch
 from click.testing import CliRunner
-from pico import pico_pair
+from pico import llama_tensors, pico_pair, write_checkpoint
 
 from expo.cli.main import group
 
@@ -37,6 +38,8 @@ def test_tensors_and_a_plot_are_made_when_asked_for(pair, tmp_path):
     assert (tmp_path / "heat.png").stat().st_size > 1000
 
 
-def test_names_are_mapped(pair):
-    output = run(*pair, "--rename", "model.=>other.").output
-    assert "only in A: 20 tensors" in output and "only in B: 20 tensors" in output
+def test_names_are_mapped(pair, tmp_path):
+    tensors = llama_tensors(dtype=torch.bfloat16)
+    tower = write_checkpoint(tmp_path / "tower", {f"tower.{name}": tensor for name, tensor in tensors.items()})
+    assert "only in A: 21 tensors" in run(tower, pair[1]).output
+    assert "only in" not in run(tower, pair[1], "--rename", "tower.=>").output

@@ -4,6 +4,9 @@ Everything here is built from operations whose bits do not depend on tile size, 
 separate mul, add, sub, compare, where, casts, and integer operations on the bits of floats.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import xxhash
 from torch import Tensor
@@ -12,6 +15,17 @@ from expo.dtypes import DType
 
 SEGMENT = 1_048_576  # elements: the fixed unit of work, journal, hashing and noise
 _MASK64 = (1 << 64) - 1
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch's own threads off, and back: expo's work on whole segments, and no result depends on the cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def torch_dtype(dtype: DType) -> torch.dtype:

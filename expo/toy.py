@@ -4,7 +4,6 @@ A question is `31475=`, its answer the running sums `34850`; the last one, 0, is
 Knows nothing of the command line, and of files only how to save. The seeds decide everything, on any number of cores.
 """
 
-import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle, islice
@@ -13,6 +12,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from expo.ops import one_thread
 
 VOCABULARY = ("<pad>", "<eos>", "<unk>", *"0123456789=")
 SPLITS = {"train": (0, 8), "validation": (8, 9), "test": (9, 10)}  # from and to, in tenths of all questions
@@ -212,17 +213,6 @@ def _batches(tokenizer: Any, examples: Sequence[Example], batch_size: int, seed:
     while True:
         for batch in torch.randperm(len(rows), generator=generator).split(batch_size):
             yield tokens[batch], labels[batch]
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """One torch thread: as quick for matrices this small, and no result depends on the number of cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 # --- Answering -------------------------------------------------------------------------------------------------------

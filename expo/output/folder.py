@@ -10,7 +10,7 @@ from pathlib import Path
 
 from expo.errors import DiskFull, OutputError
 from expo.output.journal import Finished, Journal, read_journals
-from expo.output.partial import Partial, clear_errors, refused
+from expo.output.partial import Partial, clear_errors, fsync_path, refused
 
 
 class FolderSink:
@@ -159,8 +159,8 @@ class FolderSink:
         with self.full_disk_is_clear():
             if self.partial.state() == "open":
                 for path in self.partial.files.rglob("*"):
-                    _fsync_path(path)
-                _fsync_path(self.partial.files)
+                    fsync_path(path)
+                fsync_path(self.partial.files)
                 self.partial.mark_done()
             self.partial.publish(overwrite=self.overwrite)
 
@@ -197,11 +197,3 @@ def _pwrite(fd: int, data: memoryview, at: int) -> None:
     done = 0
     while done < len(data):
         done += os.pwrite(fd, data[done:], at + done)
-
-
-def _fsync_path(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -177,7 +177,7 @@ class Partial:
             elif not _exchange(self.files, self.output):
                 os.rename(self.output, self.old)
                 os.rename(self.files, self.output)
-            _fsync_folder(self.output.parent)
+            fsync_path(self.output.parent)
         self.drop()
 
     def _restore_old(self, fingerprint: str) -> None:
@@ -216,11 +216,12 @@ def _write_durably(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.rename(new, path)
-    _fsync_folder(path.parent)
+    fsync_path(path.parent)
 
 
-def _fsync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY)
+def fsync_path(path: Path) -> None:
+    """Put a file's bytes, or a folder's names, on the disk."""
+    fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
     finally:

@@ -3,7 +3,7 @@
 import itertools
 import threading
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ import xxhash
 from expo.checkpoint import Shards
 from expo.checkpoint.names import module_group
 from expo.errors import ExpoError, Interrupted
-from expo.ops import SEGMENT
+from expo.ops import SEGMENT, one_thread
 from expo.output.journal import Finished
 from expo.planning.budget import TILE
 from expo.planning.jobs import Job, Plan
@@ -20,17 +20,6 @@ from expo.stream.lane import Lane, Settings
 from expo.stream.report import Fidelity, Report, peak_rss, total
 
 Progress = Callable[[int], None]  # called with bytes of output finished since the last call
-
-
-@contextmanager
-def one_thread():
-    """torch's own threads off: expo's work on whole segments. The setting is global, so it is put back."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class Stream:

@@ -8,6 +8,7 @@ import xxhash
 from expo.checkpoint.spec import Checkpoint
 from expo.errors import DataError, Interrupted
 from expo.methods import find_method
+from expo.ops import one_thread
 from expo.output.card import CardInput, card
 from expo.output.folder import FolderSink
 from expo.output.manifest import NAME, as_text, manifest, read_manifest
@@ -15,7 +16,7 @@ from expo.output.sidecars import copy_side_files
 from expo.planning.budget import default_threads
 from expo.planning.identity import check_output, description, fingerprint, input_record
 from expo.planning.jobs import Plan
-from expo.stream.loop import Progress, Stream, one_thread, report_of, settings_for
+from expo.stream.loop import Progress, Stream, report_of, settings_for
 from expo.stream.probe import check_tied, pair_warnings
 from expo.stream.report import Fidelity, Report, peak_rss
 from expo.stream.workers import can_fork, run_forked

@@ -17,6 +17,7 @@ from typing import Any
 import click
 
 from expo.cli.options import JSON, QUIET
+from expo.cli.progress import is_terminal
 from expo.errors import ExpoError, OutputError
 
 ALPHAS = tuple(tenths / 10 for tenths in range(11))
@@ -43,7 +44,13 @@ next, on your own checkpoints (folders or Hub ids):
     show_default=True,
     help="Folder for models, picture and figures; an earlier demo's is replaced.",
 )
-@click.option("--seed", default=0, show_default=True, help="Of the models' weights, their training and all questions.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**63 - 1),
+    default=0,
+    show_default=True,
+    help="Of the models' weights, their training and all questions.",
+)
 @click.option("--steps-scale", default=1.0, hidden=True)
 @JSON
 @QUIET
@@ -205,7 +212,7 @@ def _accuracy(right) -> dict[str, Any]:
 @contextlib.contextmanager
 def _stage(title: str, total: int, quiet: bool) -> Iterator[Callable[[], object]]:
     """What to call after each step of a stage: a bar where stderr is a terminal, one line elsewhere."""
-    if quiet or not sys.stderr.isatty():
+    if quiet or not is_terminal(sys.stderr):
         click.echo(title, err=True) if not quiet else None
         yield lambda: None
         return

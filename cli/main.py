@@ -1,6 +1,7 @@
 """The `expo` command: a lazy group, so that `expo --help` imports no torch; and the one place that reports errors."""
 
 import importlib
+import os
 import sys
 
 import click
@@ -69,11 +70,18 @@ def main() -> None:
         click.echo(str(error), err=True)
         sys.exit(130)
     except ExpoError as error:
-        click.echo(f"error: {error}", err=True)
+        from expo.cli.tables import printable
+
+        click.echo(f"error: {printable(str(error))}", err=True)
         sys.exit(1)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        click.echo(f"error: the results cannot be printed: {error.strerror}", err=True)
+        os._exit(1)  # closing the stream would fail again
 
 
 if __name__ == "__main__":

@@ -4,9 +4,14 @@ import sys
 import threading
 import time
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 _EVERY = 10.0  # seconds between plain lines
+
+
+def is_terminal(stream: Any) -> bool:
+    """Whether a person watches; a daemon may have closed the stream altogether."""
+    return stream is not None and stream.isatty()
 
 
 class Progress:
@@ -31,14 +36,14 @@ class Progress:
     def __call__(self, n_bytes: int) -> None:
         with self.lock:
             self.done += n_bytes
-            if not self.quiet and self.bar is None and sys.stderr.isatty():
+            if not self.quiet and self.bar is None and is_terminal(sys.stderr):
                 # Not before the first segment: the bar has a thread, and workers are forked while there is none.
                 self.bar = _bar()
                 self.task = self.bar.add_task("", total=self.total, rate="")
                 self.bar.start()
             if self.bar:
                 self.bar.update(self.task, completed=self.done, rate=self._rate())
-            elif not self.quiet and time.monotonic() - self.last >= _EVERY:
+            elif not self.quiet and sys.stderr is not None and time.monotonic() - self.last >= _EVERY:
                 self.last = time.monotonic()
                 left = (self.last - self.began) * (self.total / self.done - 1)
                 print(f"{self.done / self.total:4.0%}  {self._rate()}  {left:.0f} s left", file=sys.stderr, flush=True)

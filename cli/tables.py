@@ -59,7 +59,9 @@ def _show(table) -> None:
     import click
     from rich.console import Console
 
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
+    from expo.cli.progress import is_terminal
+
+    console = Console(highlight=False, width=None if is_terminal(sys.stdout) else _WIDE)
     with console.capture() as capture:
         console.print(table)
     for line in capture.get().splitlines():

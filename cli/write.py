@@ -1,6 +1,7 @@
 """What every command that writes a checkpoint does after it has a recipe: plan, run, and say what came of it."""
 
 import json
+import shlex
 from typing import Any
 
 import click
@@ -10,12 +11,15 @@ from expo.recipe import Recipe
 
 def write(recipe: Recipe, options: dict[str, Any]) -> None:
     """Plan and run a recipe under the shared options; prints the plan or the summary."""
+    from expo.output.folder import FolderSink
     from expo.planning.budget import default_threads, summary, totals
     from expo.planning.build import plan
+    from expo.planning.identity import check_output
 
     quiet, as_json = options["quiet"], options["as_json"]
     planned = plan(recipe)
     threads = options["threads"] or default_threads()
+    check_output(planned, FolderSink(options["output"], overwrite=options["overwrite"]))
     if options["dry_run"]:
         if as_json:
             click.echo(json.dumps({"plan": totals(planned, threads), "warnings": planned.warnings}))
@@ -34,10 +38,6 @@ def write(recipe: Recipe, options: dict[str, Any]) -> None:
 
 def _run(planned, options: dict[str, Any], threads: int):
     from expo.cli.progress import Progress
-    from expo.output.folder import FolderSink
-    from expo.planning.identity import check_output
-
-    check_output(planned, FolderSink(options["output"], overwrite=options["overwrite"]))
     from expo.stream import run  # torch loads here, after all that can fail without it
 
     moved = (planned.n_bytes_read + planned.n_bytes_written) / max(1, planned.n_bytes_written)
@@ -71,10 +71,12 @@ def _closing(report) -> str:
         lines.append(
             f"effective alpha {report.effective_alpha:g} of {report.alpha:g} asked, cosine {report.fidelity.cosine:.4f}"
         )
-    lines.append(f"next: expo verify {report.output}")
+    lines.append(f"next: expo verify {shlex.quote(report.output)}")
     return "\n".join(lines)
 
 
 def _warn(*texts: str) -> None:
+    from expo.cli.tables import printable
+
     for text in texts:
-        click.echo(f"warning: {text}", err=True)
+        click.echo(f"warning: {printable(text)}", err=True)

@@ -167,3 +167,9 @@ def test_nothing_of_it_needs_the_models_own_code(pair, tmp_path):
     (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nraise RuntimeError\n")
     live = expo.load_model(expo.extrapolation(sft=pair["sft"], dpo=folder))
     assert isinstance(live, LlamaForCausalLM) and not (tmp_path / "ran").exists()
+
+
+def test_a_model_of_another_type_than_the_recipes_is_not_filled(pair):
+    live = expo.load_model(expo.extrapolation(**pair))
+    with pytest.raises(OutputError, match="load a new one"):
+        expo.load_model(expo.extrapolation(**pair, dtype="float32"), model=live)

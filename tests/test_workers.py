@@ -74,6 +74,15 @@ def test_an_error_in_a_worker_is_the_callers_error(pair, tmp_path, forked):
     assert not (tmp_path / "out").exists() and not (tmp_path / "out.partial").exists()
 
 
+def test_an_error_of_any_length_arrives(pair, tmp_path, forked):
+    name = "\U0001f600" * 20_000
+    broken = torch.tensor([1.0, float("nan")])
+    sft = write_checkpoint(tmp_path / "sft", {name: broken})
+    dpo = write_checkpoint(tmp_path / "dpo", {name: torch.ones(2)})
+    with pytest.raises(NonFinite):
+        expo.extrapolate(sft=sft, dpo=dpo, output=tmp_path / "out", threads=2)
+
+
 def test_a_full_disk_in_a_worker_can_be_continued(pair, tmp_path, forked):
     expo.extrapolate(**pair, output=tmp_path / "whole", threads=1)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -167,10 +176,11 @@ def test_ctrl_c_stops_the_workers_after_their_segments(pair, tmp_path, forked, m
 def test_a_worker_that_is_killed_ends_the_run_in_words(pair, tmp_path, forked, monkeypatch):
     original = workers._work
 
-    def killed(stream, board, pieces, k):
+    def killed(stream, board, pieces, k, parent):
         if k == 1:
+            wait_for(lambda: (tmp_path / "out.partial" / "journal-0").read_bytes().count(b"\n"))
             os.kill(os.getpid(), signal.SIGKILL)
-        return original(stream, board, pieces, k)
+        return original(stream, board, pieces, k, parent)
 
     with monkeypatch.context() as broken:
         broken.setattr(workers, "_work", killed)

@@ -77,7 +77,7 @@ class Diff:
         if whole.fidelity.multiple is None:
             return f"{asked} would move nothing."
         held = f"{asked} would hold {self.alpha * whole.fidelity.multiple:.3g} (cosine {whole.fidelity.cosine:.2f})"
-        if Report(None, alpha=self.alpha, fidelity=whole.fidelity).fidelity_warnings():
+        if Report(None, alpha=self.alpha, fidelity=whole.fidelity).fidelity_warnings("nearest"):
             return f"{held}: --dtype float32 or --rounding stochastic."
         return f"{held}: the output's grid is fine enough."
 

@@ -49,7 +49,7 @@ class Recompute:
         models = _models(out, manifest["inputs"], given)
         try:
             recipe = Recipe.from_record(manifest["recipe"], models)
-        except TypeError:
+        except (TypeError, ValueError, AttributeError):
             raise VerifyError(f"{NAME} holds a recipe that this version of expo does not read.") from None
         recipe = replace(recipe, allow_non_finite=allow_non_finite, max_header=max_header)
         inputs = {role: open_checkpoint(models[role], max_header=max_header) for role in manifest["inputs"]}

@@ -204,6 +204,8 @@ def _check_side_files(source: Source, manifest: dict[str, Any], result: Verifica
     for name, digest in recorded.items():
         try:
             check_inside(source.folder, name)
+            if not (source.folder / name).is_file():  # a pipe would be waited for
+                raise OSError(name)
             found = hash_file(source.folder / name)
         except OSError:
             result.problems.append(f"{name}: the side file is missing.")

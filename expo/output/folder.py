@@ -17,7 +17,14 @@ class FolderSink:
     """Fills OUT.partial/files and publishes it as OUT. One process; its threads share it."""
 
     def __init__(self, output: str | Path, *, overwrite: bool = False):
-        self.output = Path(os.path.abspath(output))
+        if not str(output) or str(output) == ".":
+            raise OutputError("the output has no name. Name a folder that is to be written.")
+        if os.path.islink(output) and not os.path.exists(output):
+            raise OutputError(
+                f"{output} is a link to a place that does not exist. Make the folder, or remove the link."
+            )
+        # A link is followed, so that the output lies on the disk that was meant.
+        self.output = Path(os.path.realpath(output))
         self.overwrite = overwrite
         self.partial = Partial(self.output)
         self.fds: dict[str, int] = {}
@@ -49,6 +56,11 @@ class FolderSink:
                 )
             if not self.overwrite:
                 raise OutputError(f"{self.output} exists. To replace it when the new one is complete: --overwrite.")
+            here = Path(os.path.realpath(os.getcwd()))
+            if self.output == here or self.output in here.parents:
+                raise OutputError(
+                    f"{self.output} is where this command runs, and is not replaced. Choose another output."
+                )
             if not _is_replaceable(self.output):
                 raise OutputError(
                     f"{self.output} holds no checkpoint, so --overwrite does not replace it. Choose another output, or "
@@ -187,9 +199,7 @@ class FolderSink:
 def _is_replaceable(folder: Path) -> bool:
     """An empty folder, or one that looks like a checkpoint: nothing else is deleted for a new output."""
     names = [path.name for path in folder.iterdir()]
-    return not names or any(
-        name in ("expo.json", "config.json") or name.endswith((".safetensors", ".bin")) for name in names
-    )
+    return not names or any(name == "expo.json" or name.endswith((".safetensors", ".bin")) for name in names)
 
 
 def _pwrite(fd: int, data: memoryview, at: int) -> None:

@@ -3,6 +3,7 @@
 A line is not trusted: the segment that it names is read and hashed again before it counts.
 """
 
+import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,9 @@ class Journal:
 
     def add(self, job: int, segment: int, finished: Finished) -> None:
         """Record one segment; a single write, so that threads need no lock."""
-        os.write(self.fd, _line(job, segment, finished))
+        line = _line(job, segment, finished)
+        if os.write(self.fd, line) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # what a disk that fills up does to a line
 
     def close(self) -> None:
         os.close(self.fd)

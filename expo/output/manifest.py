@@ -55,7 +55,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise VerifyError(
             f"{folder} has no {NAME}: it was not written by expo, so there is nothing to compare."
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise VerifyError(f"{path} is not valid JSON: {error}.") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise VerifyError(f"{path} has a format that this version of expo ({__version__}) does not read.")

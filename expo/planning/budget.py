@@ -11,7 +11,8 @@ TILE = 65_536  # elements a worker holds of each input at a time
 
 def default_threads() -> int:
     """One a core that this process may use, at most 8: more gain nothing on one disk."""
-    return min(8, len(os.sched_getaffinity(0)))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, cores)
 
 
 def wide_bytes(job: Job) -> int:

@@ -59,4 +59,5 @@ def check_output(plan: Plan, sink: FolderSink) -> None:
 def _root(checkpoint: Checkpoint) -> Path:
     """The folder that an input is, or the one file where a file was named."""
     text = Path(checkpoint.source.text)
-    return text if text.is_file() else checkpoint.source.folder
+    alone = text.is_file() and len(checkpoint.files) == 1 and not checkpoint.source.side_files
+    return text if alone else checkpoint.source.folder

@@ -43,6 +43,14 @@ class Recipe:
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise BadSetting(name, getattr(self, name), known)
+        if type(self.seed) is not int:
+            raise RecipeError(f"seed must be a whole number, not {self.seed!r}.")
+        if self.shard_size is not None and not (type(self.shard_size) is int and self.shard_size > 0):
+            raise RecipeError(f"shard_size must be a positive number of bytes, not {self.shard_size!r}.")
+        if not all(isinstance(rule, tuple | list) and len(rule) == 2 for rule in self.rename):
+            raise RecipeError(f"rename must hold pairs of prefixes, (old, new), not {self.rename!r}.")
+        if not isinstance(self.dtype, str | None):
+            raise RecipeError(f"dtype must be a name such as 'float32', not {self.dtype!r}.")
         method = find_method(self.method)
         if missing := [role for role in method.roles if role not in self.models]:
             raise RecipeError(f"{self.method} needs {' and '.join(method.roles)}; {missing[0]} is not given.")

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+_STOCHASTIC = " To keep the right multiple, with more noise: --rounding stochastic."
 WARN_BEYOND = 0.10  # deviation of the written multiple that is worth a warning
 
 
@@ -98,7 +99,7 @@ class Report:
             "groups": groups,
         }
 
-    def fidelity_warnings(self) -> list[str]:
+    def fidelity_warnings(self, rounding: str) -> list[str]:
         """A warning with the ways out where the file holds too little or too much of the change."""
         multiple = self.fidelity.multiple
         if multiple is None or abs(multiple - 1) <= WARN_BEYOND:
@@ -109,7 +110,7 @@ class Report:
             held = f"the written file holds {multiple:.0%} of the change that was asked"
         return [
             f"{held} (cosine {self.fidelity.cosine:.3f}): the output's grid is coarser than the change. "
-            "To keep it exactly: --dtype float32. To keep the right multiple, with more noise: --rounding stochastic."
+            "To keep it exactly: --dtype float32." + ("" if rounding == "stochastic" else _STOCHASTIC)
         ]
 
     def record(self) -> dict[str, Any]:

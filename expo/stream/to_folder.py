@@ -6,7 +6,7 @@ from pathlib import Path
 import xxhash
 
 from expo.checkpoint.spec import Checkpoint
-from expo.errors import DataError, Interrupted
+from expo.errors import DataError, Interrupted, RecipeError
 from expo.methods import find_method
 from expo.ops import one_thread
 from expo.output.card import CardInput, card
@@ -43,6 +43,8 @@ def run(
     Raises OutputError or DiskFull for the folder, NonFinite, Overflow or CopyMismatch for the data; after anything
     but those last three, the same call continues where the run stopped.
     """
+    if threads is not None and threads < 1:
+        raise RecipeError(f"threads must be at least 1, not {threads}.")
     settings = settings_for(plan, device, checks=checks)
     sink = FolderSink(output, overwrite=overwrite)
     check_output(plan, sink)
@@ -67,9 +69,9 @@ def run(
         report = report_of(stream, str(sink.output))
         report.seconds = seconds
         report.fsync_seconds = sink.sync()
-        for text in report.fidelity_warnings():
+        for text in report.fidelity_warnings(plan.recipe.rounding):
             warn(text)
-        report.warnings = warnings + report.fidelity_warnings()
+        report.warnings = warnings + report.fidelity_warnings(plan.recipe.rounding)
         _add_small_files(plan, sink, report)
         sink.publish()
     except Interrupted:

@@ -4,6 +4,7 @@ from typing import Any
 
 from expo.checkpoint.spec import Checkpoint
 from expo.errors import ExpoError, OutputError
+from expo.ops import torch_dtype
 from expo.output.model import ModelSink
 from expo.planning import Plan, plan
 from expo.planning.budget import default_threads
@@ -31,6 +32,10 @@ def load_model(
     check_tied(planned)
     if model is None:
         model = _new_model(planned, trust_remote_code)
+    elif (wanted := planned.recipe.output_dtype()) and wanted.bits > 8 and model.dtype != torch_dtype(wanted):
+        raise OutputError(
+            f"the model is in {model.dtype}, and the recipe asks for {wanted.torch_name}: load a new one."
+        )
     sink = ModelSink(model)
     sink.open(planned.jobs, may_differ=planned.recipe.tied == "keep")
     stream = Stream(planned, sink, settings_for(planned, device), journal=False)

@@ -21,6 +21,7 @@ from expo.stream.loop import Stream
 
 FORK_ABOVE = 64 * 2**20  # bytes of output; less is done before a second process has started
 _POLL = 0.02  # seconds
+_MESSAGE = 8_000  # characters of an error: at most 4 bytes each, and a pipe holds 64 KiB unread
 _PR_SET_PDEATHSIG = 1
 _STOP, _DONE, _KEPT, _PRIVATE = range(4)  # rows of the board
 
@@ -78,6 +79,8 @@ def run_forked(stream: Stream, workers: int) -> int:
     if failures:
         raise min(failures, key=lambda failure: failure[:2])[2]
     stream.finished = stream.sink.recorded()
+    if lost := set(pieces) - set(stream.finished):
+        raise ExpoError(f"the journal lacks {len(lost)} segments. The same command continues with them.")
     return board.total(_PRIVATE)
 
 
@@ -92,9 +95,7 @@ def _fork(stream: Stream, board: Board, pieces: list[tuple[int, int]], k: int) -
     status = 1
     try:
         os.close(reader)
-        _end_with(parent)
-        stream.sink.let_go()
-        failure = _work(stream, board, pieces, k)
+        failure = _work(stream, board, pieces, k, parent)
         if failure:
             os.write(writer, pickle.dumps(failure))
         status = 0
@@ -103,7 +104,7 @@ def _fork(stream: Stream, board: Board, pieces: list[tuple[int, int]], k: int) -
         os._exit(status)
 
 
-def _work(stream: Stream, board: Board, pieces: list[tuple[int, int]], k: int):
+def _work(stream: Stream, board: Board, pieces: list[tuple[int, int]], k: int, parent: int):
     """In a worker: the segments that are its own; returns (job, segment, kind, message) of a failure."""
     part = Stream(
         stream.plan,
@@ -115,12 +116,14 @@ def _work(stream: Stream, board: Board, pieces: list[tuple[int, int]], k: int):
         ahead=board.workers,
     )
     try:
+        _end_with(parent)
+        stream.sink.let_go()
         part.run(1)
     except BaseException as error:
         index, segment, error = min(part.failures, key=lambda f: f[:2], default=(sys.maxsize, 0, error))
         board.set()
         known = isinstance(error, ExpoError)
-        text = str(error)[:20_000] if known else "".join(traceback.format_exception(error))[-20_000:]
+        text = str(error)[:_MESSAGE] if known else "".join(traceback.format_exception(error))[-_MESSAGE:]
         return index, segment, type(error).__name__ if known else "", text
     finally:
         board.add(_KEPT, k, part.resumed)
@@ -186,5 +189,8 @@ def _end_with(parent: int) -> None:
 
 def _private_bytes() -> int:
     """Bytes of memory that this process shares with no other."""
-    with open("/proc/self/smaps_rollup") as file:
-        return sum(int(line.split()[1]) * 1024 for line in file if line.startswith("Private_"))
+    try:
+        with open("/proc/self/smaps_rollup") as file:
+            return sum(int(line.split()[1]) * 1024 for line in file if line.startswith("Private_"))
+    except OSError:
+        return 0  # not every kernel tells; the figure is for the summary alone

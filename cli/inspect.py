@@ -4,7 +4,7 @@ import json
 
 import click
 
-from expo.cli.options import JSON, MAX_HEADER
+from expo.cli.options import JSON, MAX_HEADER, QUIET
 
 
 @click.command(short_help="Show what a checkpoint holds: tensors, types, shapes, sizes, layers.")
@@ -12,7 +12,8 @@ from expo.cli.options import JSON, MAX_HEADER
 @click.option("--tensors", is_flag=True, help="List every tensor instead of totals by module group.")
 @MAX_HEADER
 @JSON
-def inspect(checkpoint: str, tensors: bool, max_header: str, as_json: bool) -> None:
+@QUIET
+def inspect(checkpoint: str, tensors: bool, max_header: str, as_json: bool, quiet: bool) -> None:
     """Show what CHECKPOINT holds; only headers and the config are read.
 
     CHECKPOINT is a folder, a .safetensors or .bin file, or a Hub id (org/name or org/name@revision).
@@ -26,6 +27,8 @@ def inspect(checkpoint: str, tensors: bool, max_header: str, as_json: bool) -> N
     if as_json:
         click.echo(json.dumps(found.record()))
         return
+    if quiet:
+        return  # whether it can be read is all that was asked
     _show_facts(found)
     click.echo()
     _show_tensors(found) if tensors else _show_groups(found)

@@ -12,7 +12,7 @@ from expo.recipe import Recipe
 def write(recipe: Recipe, options: dict[str, Any]) -> None:
     """Plan and run a recipe under the shared options; prints the plan or the summary."""
     from expo.output.folder import FolderSink
-    from expo.planning.budget import default_threads, summary, totals
+    from expo.planning.budget import check_memory, default_threads, summary, totals
     from expo.planning.build import plan
     from expo.planning.identity import check_output
 
@@ -20,6 +20,7 @@ def write(recipe: Recipe, options: dict[str, Any]) -> None:
     planned = plan(recipe)
     threads = options["threads"] or default_threads()
     check_output(planned, FolderSink(options["output"], overwrite=options["overwrite"]))
+    check_memory(planned, threads)
     if options["dry_run"]:
         if as_json:
             click.echo(json.dumps({"plan": totals(planned, threads), "warnings": planned.warnings}))

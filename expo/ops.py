@@ -33,6 +33,16 @@ def torch_dtype(dtype: DType) -> torch.dtype:
     return getattr(torch, dtype.torch_name)
 
 
+def n_segments(n_elements: int) -> int:
+    """Segments of one tensor; an empty tensor has one empty segment."""
+    return max(1, -(-n_elements // SEGMENT))
+
+
+def elements_of(segment: int, n_elements: int) -> tuple[int, int]:
+    """The first element of a segment, and the one past its last."""
+    return segment * SEGMENT, min((segment + 1) * SEGMENT, n_elements)
+
+
 def noise_key(seed: int, purpose: str, name: str, position: int = 0) -> int:
     """A 64-bit key: each (seed, purpose, output tensor, input position) has a stream of its own."""
     return xxhash.xxh3_64_intdigest(f"{seed}\0{purpose}\0{name}\0{position}".encode())

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import xxhash
 
 from expo.analysis.finite import count_bad
-from expo.analysis.pool import elements_of, for_each, n_segments, segments
+from expo.analysis.pool import for_each, segments
 from expo.checkpoint import Shards
 from expo.checkpoint.spec import Checkpoint, TensorSpec
 from expo.dtypes import DType
 from expo.errors import SourceError
-from expo.ops import SEGMENT
+from expo.ops import SEGMENT, elements_of, n_segments
 
 _CHUNK = 512 * 2**10  # bytes read at a time: small enough to be still in the cache when hashed
 
@@ -64,7 +64,7 @@ class Content:
             spec, segment = piece
             if spec.name in self.errors:
                 return
-            first, last = (spec.dtype.n_bytes(at) for at in elements_of(spec, segment))
+            first, last = (spec.dtype.n_bytes(at) for at in elements_of(segment, spec.n_elements))
             try:
                 self.parts[spec.name, segment] = _read(shards, buffer, spec, first, last)
             except SourceError as error:
@@ -78,7 +78,7 @@ class Content:
     def _found(self, spec: TensorSpec) -> Found:
         if spec.name in self.errors:
             return Found(error=self.errors[spec.name])
-        parts = [self.parts[spec.name, segment] for segment in range(n_segments(spec))]
+        parts = [self.parts[spec.name, segment] for segment in range(n_segments(spec.n_elements))]
         found = Found(xxhash.xxh3_128_hexdigest("".join(part.digest for part in parts).encode()))
         for segment, part in enumerate(parts):
             if part.n_bad and not found.n_bad:

@@ -10,16 +10,17 @@ import torch
 
 from expo.analysis.measure import Measure, Sums
 from expo.analysis.pairs import Pairing, pair_up
-from expo.analysis.pool import elements_of, for_each, segments
+from expo.analysis.pool import for_each, segments
 from expo.checkpoint import Shards, open_checkpoint
 from expo.checkpoint.names import layer_of, module_group
 from expo.checkpoint.spec import Checkpoint
 from expo.errors import DataError, PlanError
+from expo.ops import elements_of, n_segments
 from expo.planning import Job, Plan, plan
 from expo.planning.budget import TILE, default_threads
 from expo.recipe import Recipe, extrapolation
 from expo.stream import Fidelity, Report, Stream
-from expo.stream.loop import n_segments, report_of, settings_for
+from expo.stream.loop import report_of, settings_for
 from expo.stream.probe import pair_warnings
 
 
@@ -191,7 +192,7 @@ def _stream(
         else:
             report = report_of(stream, None)
     for index, job in enumerate(jobs):
-        parts = (stream.finished[index, segment].sums for segment in range(n_segments(job)))
+        parts = (stream.finished[index, segment].sums for segment in range(n_segments(job.n_elements)))
         of_tensor[job.name] = Fidelity.of(parts)
     _measure_rest(measure, [name for name in measure.pairs if name not in of_tensor], threads, progress)
     return report, of_tensor
@@ -202,7 +203,7 @@ def _measure_rest(measure: Measure, names: list[str], threads: int, progress: Ca
 
     def work(piece) -> None:
         spec, segment = piece
-        first, last = elements_of(spec, segment)
+        first, last = elements_of(segment, spec.n_elements)
         with torch.inference_mode():
             for start in range(first, last, TILE):
                 measure.tile(spec.name, start, min(TILE, last - start))

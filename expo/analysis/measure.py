@@ -11,7 +11,7 @@ from torch import Tensor
 from expo.analysis.pairs import Pair
 from expo.checkpoint import Shards
 from expo.dtypes import DType
-from expo.ops import SEGMENT, torch_dtype
+from expo.ops import SEGMENT, n_segments, torch_dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +71,8 @@ class Measure:
 
     def sums(self, name: str) -> Sums:
         """All segments of one tensor together."""
-        n_segments = max(1, -(-self.pairs[name].b.n_elements // SEGMENT))
-        return Sums.total([self.parts.get((name, segment), Sums()) for segment in range(n_segments)])
+        count = n_segments(self.pairs[name].b.n_elements)
+        return Sums.total([self.parts.get((name, segment), Sums()) for segment in range(count)])
 
     def _floats(self, pair: Pair, start: int, n: int) -> Sums:
         a = self._wide(0, self._read(0, pair.a, start, n), pair.a.dtype)

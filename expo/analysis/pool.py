@@ -6,25 +6,15 @@ from typing import Any, TypeVar
 
 from expo.checkpoint.spec import TensorSpec
 from expo.errors import Interrupted
-from expo.ops import SEGMENT
+from expo.ops import n_segments
 
 Item = TypeVar("Item")
-
-
-def n_segments(spec: TensorSpec) -> int:
-    """Segments of one tensor; an empty tensor has one empty segment."""
-    return max(1, -(-spec.n_elements // SEGMENT))
 
 
 def segments(specs: Iterable[TensorSpec]) -> Iterator[tuple[TensorSpec, int]]:
     """(tensor, segment) in the order of the tensors given."""
     for spec in specs:
-        yield from ((spec, segment) for segment in range(n_segments(spec)))
-
-
-def elements_of(spec: TensorSpec, segment: int) -> tuple[int, int]:
-    """The first element of a segment, and the one past its last."""
-    return segment * SEGMENT, min((segment + 1) * SEGMENT, spec.n_elements)
+        yield from ((spec, segment) for segment in range(n_segments(spec.n_elements)))
 
 
 def for_each(items: Iterable[Item], new_worker: Callable[[], Callable[[Item], Any]], threads: int) -> None:

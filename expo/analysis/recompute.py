@@ -14,12 +14,12 @@ import xxhash
 from expo.checkpoint import Shards, open_checkpoint
 from expo.checkpoint.spec import Checkpoint
 from expo.errors import DataError, VerifyError, nearest
-from expo.ops import torch_dtype
+from expo.ops import n_segments, torch_dtype
 from expo.output.manifest import NAME
 from expo.planning import Job, Plan, plan
 from expo.recipe import Recipe
 from expo.stream import Stream
-from expo.stream.loop import n_segments, settings_for
+from expo.stream.loop import settings_for
 from expo.stream.to_folder import input_record
 
 _ALIASES = {"sft": "base", "a": "base", "dpo": "aligned", "b": "aligned"}
@@ -56,7 +56,7 @@ class Recompute:
         _check_inputs(inputs, manifest["inputs"])
         self.out = out
         self.plan = plan(recipe, inputs)
-        self.segments = sum(n_segments(job) for job in self.plan.jobs)
+        self.segments = sum(n_segments(job.n_elements) for job in self.plan.jobs)
         self.segments_recomputed = 0
         self.seconds = 0.0
 
@@ -94,7 +94,9 @@ class Recompute:
 
 def sample(planned: Plan, share: float, key: int) -> list[tuple[int, int]]:
     """(job, segment) of a share of all segments, at least one: one by hash from each of equal runs of the output."""
-    every = [(index, segment) for index, job in enumerate(planned.jobs) for segment in range(n_segments(job))]
+    every = [
+        (index, segment) for index, job in enumerate(planned.jobs) for segment in range(n_segments(job.n_elements))
+    ]
     n = min(len(every), max(1, math.ceil(len(every) * share)))
     chosen = []
     for stratum in range(n):

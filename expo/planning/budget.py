@@ -3,6 +3,7 @@
 import math
 import os
 
+from expo.errors import PlanError
 from expo.planning.jobs import Job, Plan
 
 INTERPRETER = 240 * 2**20  # bytes: Python with torch, pydantic and rich, measured on Linux
@@ -33,6 +34,20 @@ def peak_memory(plan: Plan, threads: int, tile: int = TILE) -> int:
     """Bytes of memory a run needs, whatever the size of the checkpoints."""
     headers = 2048 * sum(len(checkpoint.tensors) for checkpoint in plan.inputs.values())
     return INTERPRETER + headers + threads * max((scratch_bytes(job, tile) for job in plan.jobs), default=0)
+
+
+def check_memory(plan: Plan, threads: int) -> None:
+    """Raise PlanError where the run needs more memory than the machine has to give."""
+    try:
+        with open("/proc/meminfo") as file:
+            free = next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return
+    needed = peak_memory(plan, threads)
+    if needed > free:
+        raise PlanError(
+            f"{threads} workers need {size(needed)} of memory, and {size(free)} are free. Ask for fewer: --threads."
+        )
 
 
 def size(n_bytes: float) -> str:

@@ -2,7 +2,7 @@
 
 import itertools
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -12,7 +12,7 @@ import xxhash
 from expo.checkpoint import Shards
 from expo.checkpoint.names import module_group
 from expo.errors import ExpoError, Interrupted
-from expo.ops import SEGMENT, one_thread
+from expo.ops import SEGMENT, elements_of, n_segments, one_thread
 from expo.output.journal import Finished
 from expo.planning.budget import TILE
 from expo.planning.jobs import Job, Plan
@@ -46,7 +46,7 @@ class Stream:
         self.settings = settings
         self.journal = journal
         self.progress = progress or (lambda n_bytes: None)
-        self.pieces = iter(_segments(plan.jobs) if pieces is None else pieces)
+        self.pieces = iter(all_pieces(plan.jobs) if pieces is None else pieces)
         self.lock = threading.Lock()
         self.stop = stop or threading.Event()
         self.ahead = ahead
@@ -146,7 +146,7 @@ class Stream:
                 view = lane.copy(job, at, n_bytes)
                 self._write(job, at, view, state)
         else:
-            first, last = segment * SEGMENT, min((segment + 1) * SEGMENT, job.n_elements)
+            first, last = elements_of(segment, job.n_elements)
             for start, n in _pieces(first, last, self.settings.tile):
                 view, part = lane.compute(job, start, n)
                 sums.append(part)
@@ -160,18 +160,14 @@ class Stream:
         self.sink.write(job, at, view)
 
 
-def _segments(jobs: tuple[Job, ...]):
+def all_pieces(jobs: tuple[Job, ...]) -> Iterator[tuple[int, int]]:
     """(job index, segment) in the order of the output's bytes; an empty tensor has one empty segment."""
     for index, job in enumerate(jobs):
-        yield from ((index, segment) for segment in range(n_segments(job)))
-
-
-def n_segments(job: Job) -> int:
-    return max(1, -(-job.n_elements // SEGMENT))
+        yield from ((index, segment) for segment in range(n_segments(job.n_elements)))
 
 
 def _byte_range(job: Job, segment: int) -> tuple[int, int]:
-    first, last = segment * SEGMENT, min((segment + 1) * SEGMENT, job.n_elements)
+    first, last = elements_of(segment, job.n_elements)
     return job.dtype.n_bytes(first), job.dtype.n_bytes(last)
 
 
@@ -216,7 +212,7 @@ def report_of(stream: Stream, output: str | None) -> Report:
     by_group: dict[str, list[tuple[float, ...]]] = {}
     hashes = {}
     for index, job in enumerate(plan.jobs):
-        parts = [stream.finished[index, segment] for segment in range(n_segments(job))]
+        parts = [stream.finished[index, segment] for segment in range(n_segments(job.n_elements))]
         hashes[job.name] = xxhash.xxh3_128_hexdigest("".join(part.digest for part in parts).encode())
         by_group.setdefault(module_group(job.name), []).extend(part.sums for part in parts)
     return Report(

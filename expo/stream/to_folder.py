@@ -13,7 +13,7 @@ from expo.output.card import CardInput, card
 from expo.output.folder import FolderSink
 from expo.output.manifest import NAME, as_text, manifest, read_manifest
 from expo.output.sidecars import copy_side_files
-from expo.planning.budget import default_threads
+from expo.planning.budget import check_memory, default_threads
 from expo.planning.identity import check_output, description, fingerprint, input_record
 from expo.planning.jobs import Plan
 from expo.stream.loop import Progress, Stream, report_of, settings_for
@@ -48,6 +48,8 @@ def run(
     settings = settings_for(plan, device, checks=checks)
     sink = FolderSink(output, overwrite=overwrite)
     check_output(plan, sink)
+    workers = threads or default_threads()
+    check_memory(plan, workers)
     with one_thread():
         check_tied(plan)
         warnings = [*plan.warnings, *pair_warnings(plan)]
@@ -57,7 +59,6 @@ def run(
         if sink.open(fingerprint(plan), description(plan), plan.shards):
             sink.publish()
             return _report_of_finished(plan, sink.output, warnings)
-        workers = threads or default_threads()
         stream = Stream(plan, sink, settings, progress=progress, ahead=workers)
         began = time.perf_counter()
         memory = 0

@@ -1,4 +1,4 @@
-"""Fixtures for bad input: a good pair, tensors that must not be read, and a command that must refuse."""
+"""Fixtures of several files: pairs that are good, tensors that must not be read, and a command that must refuse."""
 
 import time
 
@@ -44,3 +44,19 @@ def refused(home, capsys, unreadable):
         return stderr
 
     return check
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """tied or not -> a pair of tiny models that transformers has saved."""
+    import torch
+    from live import save_pair
+
+    home = tmp_path_factory.mktemp("pairs")
+    return {tied: save_pair(home / str(tied), tied=tied, dtype=torch.bfloat16) for tied in (True, False)}
+
+
+@pytest.fixture
+def pair(pairs):
+    """The tied one of them."""
+    return pairs[True]

@@ -6,24 +6,13 @@ import os
 import pytest
 import torch
 from engine import tree
-from live import generated, same, save_pair, state
+from live import generated, same, state
 from oracle import read_stored, write_stored
 from pico import write_checkpoint
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 import expo
 from expo.errors import ExpoError, NonFinite, OutputError, PlanError
-
-
-@pytest.fixture(scope="module")
-def pairs(tmp_path_factory):
-    home = tmp_path_factory.mktemp("pairs")
-    return {tied: save_pair(home / str(tied), tied=tied, dtype=torch.bfloat16) for tied in (True, False)}
-
-
-@pytest.fixture
-def pair(pairs):
-    return pairs[True]
 
 
 def reloaded(recipe, folder):

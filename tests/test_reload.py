@@ -6,7 +6,7 @@ import stat
 
 import pytest
 import torch
-from live import generated, same, save_pair, state
+from live import generated, same, state
 from oracle import TORCH_NAMES, read_stored, values
 from pico import LLAMA, llama_tensors, nudged, pico_pair, write_checkpoint
 from safetensors import safe_open
@@ -15,17 +15,6 @@ from transformers import AutoModelForCausalLM
 import expo
 
 DTYPES = {name: key for key, name in TORCH_NAMES.items()}
-
-
-@pytest.fixture(scope="module")
-def pairs(tmp_path_factory):
-    home = tmp_path_factory.mktemp("pairs")
-    return {tied: save_pair(home / str(tied), tied=tied, dtype=torch.bfloat16) for tied in (True, False)}
-
-
-@pytest.fixture
-def pair(pairs):
-    return pairs[True]
 
 
 WAYS = [{}, {"dtype": "float32"}, {"rounding": "stochastic"}, {"shard_size": 10**9}, {"arithmetic": "reference"}]

@@ -1,4 +1,4 @@
-"""expo's engine with its arithmetic alone: no hashes, no NaN check, no effective alpha, no journal.
+"""expo's engine with its arithmetic alone: no hashes, no NaN check, no effective alpha.
 
 The command line offers no such run; a checkpoint that nobody can verify is only good for a benchmark.
 """

@@ -14,7 +14,7 @@ from expo.output.partial import Partial, clear_errors, fsync_path, refused
 
 
 class FolderSink:
-    """Fills OUT.partial/files and publishes it as OUT. One process; its threads share it."""
+    """Fills OUT.partial/files and publishes it as OUT. Threads and forks share its descriptors and its journal."""
 
     def __init__(self, output: str | Path, *, overwrite: bool = False):
         if not str(output) or str(output) == ".":
@@ -39,12 +39,11 @@ class FolderSink:
         """
         for role, path in inputs.items():
             path = Path(os.path.realpath(path))
-            real = Path(os.path.realpath(self.output))
-            if real == path or path in real.parents:
+            if self.output == path or path in self.output.parents:
                 raise OutputError(
                     f"{self.output} lies inside {role} ({path}), which is read-only. Choose another output."
                 )
-            if real in path.parents:
+            if self.output in path.parents:
                 raise OutputError(f"{role} ({path}) lies inside {self.output}. Choose another output.")
         is_open = self.partial.state() == "open"
         if is_open and os.path.lexists(self.output):

@@ -39,7 +39,7 @@ class ComputedTile:
         self.changes = rows[k:]  # exact, written
         self.donor = self.tiles[job.donor]
         # The donor is read first: rows that it alone has stand in for the others'.
-        order = sorted(range(len(job.operands)), key=lambda i: i != job.donor)
+        order = sorted(range(k), key=lambda i: i != job.donor)
         self.loads = [self._load(job.operands[i], self.tiles[i]) for i in order]
         self.apply = self._method()
         self.host, self.view = lane.raw("written", job.dtype.n_bytes(n), torch_dtype(job.dtype))

@@ -70,9 +70,10 @@ def run(
         report = report_of(stream, str(sink.output))
         report.seconds = seconds
         report.fsync_seconds = sink.sync()
-        for text in report.fidelity_warnings(plan.recipe.rounding):
+        found = report.fidelity_warnings(plan.recipe.rounding)
+        for text in found:
             warn(text)
-        report.warnings = warnings + report.fidelity_warnings(plan.recipe.rounding)
+        report.warnings = warnings + found
         _add_small_files(plan, sink, report)
         sink.publish()
     except Interrupted:

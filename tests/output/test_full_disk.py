@@ -13,7 +13,6 @@ from crash import (
     command_line,
     forked,
     journal_lines,
-    long_pair,
     partial_of,
     small_pair,
     tree,
@@ -23,11 +22,6 @@ from expo.errors import DiskFull, OutputError
 
 N_SEGMENTS = 13  # of the long pair
 MIB = 2**20
-
-
-@pytest.fixture(scope="module")
-def long(tmp_path_factory):
-    return long_pair(tmp_path_factory.mktemp("long"))
 
 
 @pytest.fixture(scope="module")

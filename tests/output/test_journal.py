@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from crash import journal_lines, killed_in_mid_stream, partial_of, small_pair, tree
+from crash import journal_lines, killed_in_mid_stream, partial_of, tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -106,11 +106,6 @@ def test_threads_that_record_at_once_write_whole_lines(tmp_path):
 
 
 # --- What a run makes of them ----------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    return small_pair(tmp_path_factory.mktemp("small"))
 
 
 @pytest.fixture(scope="module")

@@ -11,18 +11,12 @@ from crash import (
     die_at,
     forked,
     partial_of,
-    small_pair,
     tree,
     without_exchange,
 )
 
 from expo.errors import OutputError
 from expo.output import partial
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    return small_pair(tmp_path_factory.mktemp("small"))
 
 
 @pytest.fixture(autouse=True)

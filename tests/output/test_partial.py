@@ -32,11 +32,6 @@ from expo.output.partial import Partial
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    return small_pair(tmp_path_factory.mktemp("small"))
-
-
-@pytest.fixture(scope="module")
 def undisturbed(small, tmp_path_factory):
     output = tmp_path_factory.mktemp("undisturbed") / "out"
     small.write(output)

@@ -19,7 +19,6 @@ from crash import (
     forked,
     journal_lines,
     killed_in_mid_stream,
-    long_pair,
     pair_of,
     partial_of,
     small_pair,
@@ -33,21 +32,11 @@ N_SEGMENTS = 13  # of the long pair
 
 
 @pytest.fixture(scope="module")
-def long(tmp_path_factory):
-    return long_pair(tmp_path_factory.mktemp("long"))
-
-
-@pytest.fixture(scope="module")
 def undisturbed(long, tmp_path_factory):
     """The files that a run of the long pair writes when nothing happens to it."""
     output = tmp_path_factory.mktemp("undisturbed") / "out"
     long.write(output, threads=2)
     return tree(output)
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    return small_pair(tmp_path_factory.mktemp("small"))
 
 
 @pytest.fixture

@@ -258,8 +258,8 @@ class UnknownParameter(RecipeError):
 class BadParameter(RecipeError):
     """A parameter's value is of the wrong kind or outside its range."""
 
-    def __init__(self, name: str, value: object):
-        super().__init__(f"{name} must be a finite number, not {value!r}.")
+    def __init__(self, name: str, value: object, wanted: str = "a finite number"):
+        super().__init__(f"{name} must be {wanted}, not {value!r}.")
 
 
 class BadSetting(RecipeError):

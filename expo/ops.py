@@ -62,6 +62,18 @@ def counter_noise(key: int, start: int, n: int, device: torch.device | str = "cp
     return words.view(torch.int16)[first % 2 : first % 2 + n]
 
 
+def noise_over(key: int, start: int, n: int, device: torch.device | str = "cpu") -> Tensor:
+    """counter_noise for any range: joined at the borders of segments."""
+    if start // SEGMENT == (start + max(n, 1) - 1) // SEGMENT:
+        return counter_noise(key, start, n, device)
+    parts, end = [], start + n
+    while start < end:
+        stop = min(end, (start // SEGMENT + 1) * SEGMENT)
+        parts.append(counter_noise(key, start, stop - start, device))
+        start = stop
+    return torch.cat(parts)
+
+
 def _hashed(key: int, first: int, last: int, device: torch.device | str) -> Tensor:
     """lowbias32 of each counter in [first, last) under a 64-bit key."""
     word = torch.arange(first, last, dtype=torch.int32, device=device).bitwise_xor_(_signed(key >> 32))
@@ -123,6 +135,15 @@ def _stochastic(wide: Tensor, dtype: DType, noise: Tensor) -> Tensor:
 def _power_of_two(exponent: Tensor) -> Tensor:
     """2**exponent as float64 from its bits; exponent int64 within the normal range."""
     return (exponent.clamp(-1022, 1023) + 1023 << 52).view(torch.float64)
+
+
+def tree_sum(x: Tensor) -> Tensor:
+    """The sum over the last dimension, by a halving tree of elementwise adds: the same bits on every machine."""
+    while x.shape[-1] > 1:
+        half = x.shape[-1] // 2
+        folded = x[..., :half] + x[..., half : 2 * half]
+        x = torch.cat([folded, x[..., 2 * half :]], dim=-1) if x.shape[-1] % 2 else folded
+    return x[..., 0] if x.shape[-1] else x.sum(-1)
 
 
 def clamp_to(wide: Tensor, dtype: DType) -> Tensor:

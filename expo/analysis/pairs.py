@@ -42,7 +42,7 @@ def pair_up(recipe: Recipe, inputs: dict[str, Checkpoint]) -> Pairing:
     resolver = Resolver(recipe, inputs)
     found = Pairing()
     for match in resolver.resolve().matches:
-        operands = match.operands
+        operands = {operand.role: operand for operand in match.operands}
         if "aligned" not in operands:
             found.only_a.append(operands["base"].spec.name)
             continue

@@ -20,6 +20,7 @@ from expo.planning import Job, Plan, plan
 from expo.recipe import Recipe
 from expo.stream import Stream
 from expo.stream.loop import settings_for
+from expo.stream.survey import survey
 from expo.stream.to_folder import input_record
 
 _ALIASES = {"sft": "base", "a": "base", "dpo": "aligned", "b": "aligned"}
@@ -68,9 +69,11 @@ class Recompute:
         chosen = [piece for piece in sample(self.plan, share, key) if self.plan.jobs[piece[0]].name in comparable]
         with Shards(self.out) as stored:
             sink = _Compare(stored, self.out)
-            stream = Stream(self.plan, sink, settings_for(self.plan), journal=False, progress=progress, pieces=chosen)
+            settings = settings_for(self.plan)
             try:
-                stream.run(threads)
+                surveyed = survey(self.plan, settings, threads, jobs={index for index, _ in chosen})
+                options = {"surveyed": surveyed, "journal": False, "progress": progress, "pieces": chosen}
+                Stream(self.plan, sink, settings, **options).run(threads)
             except DataError as error:
                 problems.append(f"the recipe cannot be carried out on these inputs: {error}")
         self.segments_recomputed = len(chosen)

@@ -1,14 +1,56 @@
-"""@method: a merge method's signature is its declaration. Reads roles and parameters from a pure function."""
+"""@method: a merge method's signature is its declaration. Reads roles and parameters from a pure function.
 
+Positional arguments are tensors in roles: a first one called `base` is the recipe's base model (annotated
+`Tensor | None` where a recipe may leave it out), the others are its models, `*models` any number of them.
+Keyword-only arguments are parameters: `float`, `int`, `bool` or `Literal[...]` for the whole merge, `Each` for one
+number a model; one without a default must be given. A last one called `here` receives the tile's place.
+"""
+
+import ast
 import inspect
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from expo.errors import BadParameter, UnknownMethod, UnknownParameter, nearest
+from expo.errors import UnknownMethod, UnknownParameter, nearest
+from expo.methods.parameter import REQUIRED, Parameter
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 METHODS: dict[str, "Method"] = {}
+ALIASES: dict[str, str] = {}
+Each = tuple[float, ...]  # one number a model, in the recipe's order
+Reads = Literal["tile", "row", "tensor"]
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """Where a tile lies and what is known of its tensor; bound by the stream."""
+
+    start: int  # index in the output tensor of the tile's first element
+    shape: tuple[int, ...]  # of the whole tensor
+    noise: Callable[[int], "Tensor"]  # i -> counter noise of model i for each element, (n,) int32
+    surveyed: Any = None  # what the method's survey returned for this tensor
+
+    @property
+    def width(self) -> int:
+        """Elements of one row; a tensor of one dimension is one row."""
+        return self.shape[-1] if self.shape else 1
+
+
+@dataclass(frozen=True, slots=True)
+class Surveyed:
+    """One tensor as a survey knows it: no key, no path."""
+
+    shape: tuple[int, ...]
+    n_elements: int
+    n_models: int  # without the base
+    wide: int  # bytes of the floats it is computed in: 4 or 8
+    parameters: Mapping[str, Any]
+
+
+Survey = Callable[[Sequence[Surveyed]], Generator[Any, Any, Sequence[Any]]]
 
 
 @dataclass(frozen=True)
@@ -16,13 +58,21 @@ class Method:
     """One merge method: a pure function on tiles and what it needs."""
 
     name: str
-    apply: Callable[..., Any]  # (*tiles in the order of roles, **parameters) -> tile
-    roles: tuple[str, ...]  # the positional arguments: which input each tile comes from
-    parameters: dict[str, float | bool]  # keyword arguments and their defaults
-    reads: Literal["tile", "row", "tensor"]  # the smallest piece it is exact on
+    apply: Callable[..., Any] = field(repr=False)  # (*tiles in the order of roles, **parameters) -> tile
+    base: Literal["required", "optional", "none"]
+    models: tuple[int, int | None]  # fewest and most models beside the base; None: any number
+    parameters: dict[str, Parameter]
+    reads: Reads | Callable[..., Reads]  # the smallest piece it is exact on; may depend on parameters
     exact: Literal["everywhere", "per device"]
-    donor: str  # the role whose names, config and storage the output takes
+    donor: Literal["base", "first"]  # whose names, config and storage the output takes
     nothing: Callable[..., bool] = field(repr=False)  # parameters for which the result is the donor, bit for bit
+    check: Callable[..., str | None] = field(repr=False)  # what is wrong with parameters that fit one by one
+    survey: Survey | None = field(default=None, repr=False)
+    model_scope: Callable[..., bool] = field(default=lambda **_: False, repr=False)  # survey all tensors as one
+    scratch: float = 0.0  # whole-tensor methods: further copies of the tensor that apply holds
+    wants_here: bool = False
+    roles: tuple[str, ...] = ()  # the positional arguments by name, without the star
+    aliases: tuple[str, ...] = ()
     paper: str = ""
 
     @property
@@ -30,48 +80,104 @@ class Method:
         """The first line of the function's docstring."""
         return inspect.getdoc(self.apply).splitlines()[0]
 
-    def checked(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The parameters with defaults filled in; raises on unknown names and on values that are not finite."""
-        for name, value in given.items():
-            if name not in self.parameters:
-                raise UnknownParameter(self.name, name, self.parameters)
-            if isinstance(value, bool) != isinstance(self.parameters[name], bool) or not _is_finite(value):
-                raise BadParameter(name, value)
-        return {**self.parameters, **given}
+    def reads_for(self, parameters: Mapping[str, Any]) -> Reads:
+        """The smallest piece that is exact under these parameters."""
+        return self.reads(**parameters) if callable(self.reads) else self.reads
 
-
-def _is_finite(value: Any) -> bool:
-    try:
-        return isinstance(value, int | float) and math.isfinite(value)
-    except OverflowError:  # an int beyond float64
-        return False
+    def known(self, name: str) -> Parameter:
+        """The parameter of that name; raises UnknownParameter with the nearest one."""
+        if name not in self.parameters:
+            raise UnknownParameter(self.name, name, self.parameters)
+        return self.parameters[name]
 
 
 def method(
     *,
-    donor: str,
-    reads: Literal["tile", "row", "tensor"] = "tile",
+    donor: Literal["base", "first"] = "base",
+    reads: Reads | Callable[..., Reads] = "tile",
     exact: Literal["everywhere", "per device"] = "everywhere",
+    models: tuple[int, int | None] | None = None,
     nothing: Callable[..., bool] = lambda **_: False,
+    check: Callable[..., str | None] = lambda **_: None,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
+    survey: Survey | None = None,
+    model_scope: Callable[..., bool] = lambda **_: False,
+    scratch: float = 0.0,
+    aliases: tuple[str, ...] = (),
     paper: str = "",
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a function as a merge method under its own name.
 
-    Positional arguments are tensors in roles; keyword-only arguments are parameters with a default.
+    donor: "base", or "first" for the first model (which is also what a recipe without a base falls back to).
+    models: how few and how many models; by default what the signature says, at least one for `*models`.
+    ranges: parameter -> lowest and highest value. check: a sentence about parameters that do not go together.
+    survey: a generator that asks for sums and counts over whole tensors (see expo.methods.survey).
     """
 
     def register(apply: Callable[..., Any]) -> Callable[..., Any]:
-        arguments = inspect.signature(apply).parameters.values()
-        roles = tuple(a.name for a in arguments if a.kind is a.POSITIONAL_OR_KEYWORD)
-        parameters = {a.name: a.default for a in arguments if a.kind is a.KEYWORD_ONLY}
-        METHODS[apply.__name__] = Method(apply.__name__, apply, roles, parameters, reads, exact, donor, nothing, paper)
+        arguments = list(inspect.signature(apply).parameters.values())
+        keywords = [a for a in arguments if a.kind is a.KEYWORD_ONLY and a.name != "here"]
+        parameters = {p.name: p for p in (_parameter(a, (ranges or {}).get(a.name)) for a in keywords)}
+        found = Method(
+            name=apply.__name__,
+            apply=apply,
+            base=_base_of(arguments),
+            models=models or _count_of(arguments),
+            parameters=parameters,
+            reads=reads,
+            exact=exact,
+            donor=donor,
+            nothing=nothing,
+            check=check,
+            survey=survey,
+            model_scope=model_scope,
+            scratch=scratch,
+            wants_here=any(a.name == "here" for a in arguments),
+            roles=tuple(a.name for a in arguments if a.kind is not a.KEYWORD_ONLY),
+            aliases=aliases,
+            paper=paper,
+        )
+        METHODS[found.name] = found
+        ALIASES.update(dict.fromkeys(aliases, found.name))
         return apply
 
     return register
 
 
 def find_method(name: str) -> Method:
-    """The registered method of that name; raises UnknownMethod with the nearest one."""
+    """The registered method of that name or alias; raises UnknownMethod with the nearest one."""
+    name = ALIASES.get(name, name)
     if name not in METHODS:
-        raise UnknownMethod(name, nearest(name, METHODS))
+        raise UnknownMethod(name, nearest(name, [*METHODS, *ALIASES]))
     return METHODS[name]
+
+
+def _base_of(arguments: list[inspect.Parameter]) -> Literal["required", "optional", "none"]:
+    if not arguments or arguments[0].name != "base":
+        return "none"
+    return "optional" if "None" in str(arguments[0].annotation) else "required"
+
+
+def _count_of(arguments: list[inspect.Parameter]) -> tuple[int, int | None]:
+    tensors = [a for a in arguments if a.kind is not a.KEYWORD_ONLY and a.name != "base"]
+    if any(a.kind is a.VAR_POSITIONAL for a in tensors):
+        return max(1, len(tensors) - 1), None
+    return len(tensors), len(tensors)
+
+
+def _parameter(argument: inspect.Parameter, limits: tuple[float, float] | None) -> Parameter:
+    """A keyword argument as a parameter; `lambda_` is `lambda` in recipes."""
+    kind = argument.annotation if isinstance(argument.annotation, str) else argument.annotation.__name__
+    default = REQUIRED if argument.default is argument.empty else argument.default
+    choices = tuple(ast.literal_eval("(" + kind[len("Literal[") : -1] + ",)")) if kind.startswith("Literal[") else ()
+    low, high = limits or (None, None)
+    return Parameter(
+        name=argument.name.rstrip("_"),
+        argument=argument.name,
+        kind="choice" if choices else {"Each": "float"}.get(kind, kind),
+        each=kind == "Each",
+        default=default,
+        low=low,
+        high=high,
+        choices=choices,
+    )

@@ -86,8 +86,7 @@ def totals(plan: Plan, threads: int) -> dict[str, int]:
 def summary(plan: Plan, threads: int) -> str:
     """The plan in a few lines, as --dry-run prints it."""
     recipe, cost = plan.recipe, totals(plan, threads)
-    parameters = ", ".join(f"{name} {value}" for name, value in recipe.parameters.items())
-    lines = [f"{recipe.method} ({parameters})"]
+    lines = [recipe.title]
     for role, checkpoint in plan.inputs.items():
         types = sorted({spec.dtype.name for spec in checkpoint.tensors.values()})
         lines.append(

@@ -4,13 +4,15 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
+from typing import Any
 
 from expo.checkpoint.spec import Checkpoint
 from expo.errors import PlanError
-from expo.methods import find_method
+from expo.methods import Method, find_method
 from expo.output.header import order_in_shard, shard_header
-from expo.planning.jobs import Job, OutputShard, Plan
-from expo.planning.resolve import Match, Resolver
+from expo.planning.jobs import Job, Operand, OutputShard, Plan
+from expo.planning.parameters import parameters_of
+from expo.planning.resolve import Match, Resolution, Resolver
 from expo.planning.tied import says_tied, tied_heads
 from expo.planning.vocabulary import tokenizer_warning
 from expo.recipe import Recipe
@@ -19,24 +21,24 @@ from expo.recipe import Recipe
 def plan(recipe: Recipe, inputs: Mapping[str, Checkpoint] | None = None) -> Plan:
     """What a recipe will do: one job for each output tensor, with budgets; nothing is read but headers.
 
-    recipe: from `expo.extrapolation(...)`.
-    inputs: opened checkpoints by role, where the caller has them already.
+    recipe: from `expo.extrapolation(...)` or `expo.read_recipe(...)`.
+    inputs: opened checkpoints by the recipe's names of the models, where the caller has them already.
     Raises PlanError with every problem at once, and SourceError, HeaderError or IndexMismatch for a bad input.
     """
     from expo.checkpoint import open_checkpoint
 
-    method = find_method(recipe.method)
     if inputs is None:
-        inputs = {role: open_checkpoint(recipe.models[role], max_header=recipe.max_header) for role in method.roles}
-    inputs = {role: inputs[role] for role in method.roles}
+        inputs = {name: open_checkpoint(text, max_header=recipe.max_header) for name, text in recipe.models.items()}
+    inputs = {name: inputs[name] for name in recipe.models}
     found = Resolver(recipe, inputs).resolve()
+    parameters = _parameters(recipe, found)
     if not found.problems and not found.matches:
         found.problems.append("the inputs have no tensor in common: there is nothing to write.")
     if found.problems:
         raise PlanError(found.problems)
-    donor = inputs[method.donor]
+    donor = inputs[recipe.donor]
     warnings = [*found.warnings, *_tokenizer_warnings(donor, inputs)]
-    jobs, shards = _lay_out(recipe, donor, found.matches)
+    jobs, shards = _lay_out(recipe, donor, found.matches, parameters)
     return Plan(recipe, inputs, jobs, shards, tuple(found.tied), tuple(found.left_out), tuple(warnings))
 
 
@@ -45,8 +47,23 @@ def _tokenizer_warnings(donor: Checkpoint, inputs: Mapping[str, Checkpoint]) -> 
     return [warning for warning in found if warning]
 
 
+def _parameters(recipe: Recipe, found: Resolution) -> dict[str, dict[str, Any]]:
+    """Each computed tensor's parameters; what is wrong with them joins the problems, once each."""
+    method = find_method(recipe.method)
+    parameters: dict[str, dict[str, Any]] = {}
+    wrong: dict[str, str] = {}
+    for match in found.matches:
+        if match.target is None:
+            continue
+        parameters[match.name], problem = parameters_of(recipe, method, match.target)
+        if problem:
+            wrong.setdefault(problem, match.name)
+    found.problems += [f"{name}: {problem}" if name not in problem else problem for problem, name in wrong.items()]
+    return parameters
+
+
 def _lay_out(
-    recipe: Recipe, donor: Checkpoint, matches: list[Match]
+    recipe: Recipe, donor: Checkpoint, matches: list[Match], parameters: Mapping[str, dict[str, Any]]
 ) -> tuple[tuple[Job, ...], tuple[OutputShard, ...]]:
     """Matches -> jobs with offsets, shard by shard."""
     noise_names = tied_heads(donor.tensors) if says_tied(donor) else {}
@@ -58,40 +75,36 @@ def _lay_out(
         rows = order_in_shard([(name, dtype, shape, _n_bytes(dtype, shape)) for name, dtype, shape in rows])
         header, starts = shard_header(rows, metadata)
         for name, dtype, shape, _ in rows:
-            noise_name = noise_names.get(name, name)
-            jobs.append(_job(recipe, by_name[name], dtype, shape, file, starts[name], noise_name))
+            place = (dtype, shape, math.prod(shape), file, starts[name])
+            jobs.append(_job(recipe, by_name[name], place, parameters.get(name, {}), noise_names.get(name, name)))
         shards.append(OutputShard(file, header, len(header) + sum(row[3] for row in rows)))
     return tuple(jobs), tuple(shards)
 
 
-def _job(recipe: Recipe, match: Match, dtype, shape, file: str, at: int, noise_name: str) -> Job:
+def _job(recipe: Recipe, match: Match, place: tuple, parameters: dict[str, Any], noise_name: str) -> Job:
     """A computed tensor, or a copy where the match or the parameters say so."""
     method = find_method(recipe.method)
-    n_elements = math.prod(shape)
-    copied_from = match.copied_from
-    if copied_from is None and recipe.arithmetic == "exact" and method.nothing(**recipe.parameters):
-        copied_from = method.donor
-    if copied_from is None:
-        operands = tuple(match.operands[role] for role in method.roles)
-        donor = method.roles.index(method.donor)
-        return Job(
-            match.name, dtype, shape, n_elements, file, at, operands, donor, method.name, recipe.parameters, noise_name
-        )
-    kept = [match.operands[copied_from]]
-    if match.must_equal:
-        kept += [operand for role, operand in match.operands.items() if role != copied_from]
-    return Job(match.name, dtype, shape, n_elements, file, at, tuple(kept), 0, None, {}, noise_name, match.must_equal)
+    operands, name = match.operands, method.name
+    donor = next((i for i, operand in enumerate(operands) if operand.spec is match.spec), 0)
+    if match.target is None:
+        name = None
+        operands = operands if match.must_equal else operands[:1]
+    elif recipe.arithmetic == "exact" and method.nothing(**parameters):
+        name, operands, donor, parameters = None, [_unchanged(recipe, method, operands)], 0, {}
+    based = method.base != "none" and bool(match.target) and bool(match.target.part.base or recipe.base)
+    n_models = len(operands) - based if name else 0
+    return Job(match.name, *place, tuple(operands), donor, name, parameters, noise_name, match.must_equal, n_models)
+
+
+def _unchanged(recipe: Recipe, method: Method, operands: list[Operand]) -> Operand:
+    """The operand that a method returns when its parameters mean nothing."""
+    return operands[0] if method.donor == "base" or method.base == "none" else operands[1]
 
 
 def _form(recipe: Recipe, match: Match):
     """The element type and shape that a tensor is written in."""
-    spec = (match.operands[match.copied_from] if match.copied_from else _donor_operand(recipe, match)).spec
     wanted = recipe.output_dtype()
-    return (wanted if wanted and spec.dtype.computed else spec.dtype), spec.shape
-
-
-def _donor_operand(recipe: Recipe, match: Match):
-    return match.operands[find_method(recipe.method).donor]
+    return (wanted if wanted and match.spec.dtype.computed else match.spec.dtype), match.spec.shape
 
 
 def _n_bytes(dtype, shape) -> int:
@@ -100,8 +113,10 @@ def _n_bytes(dtype, shape) -> int:
 
 def _assign(recipe: Recipe, donor: Checkpoint, matches: list[Match]) -> list[tuple[str, list[str], dict[str, str]]]:
     """(file, tensor names, metadata) for each output shard: the donor's, or new ones of a wanted size."""
-    if recipe.shard_size:
-        groups = _by_size(recipe, matches)
+    sliced = any(part.n_layers is not None for module in recipe.parts for part in module.slices)
+    room = recipe.shard_size or (max(file.n_bytes for file in donor.files.values()) if sliced else None)
+    if room:
+        groups = _by_size(recipe, matches, room)
         return [(_numbered(i, len(groups)), names, {"format": "pt"}) for i, names in enumerate(groups)]
     names_in: dict[str, list[str]] = {file: [] for file in donor.files}
     last = next(reversed(names_in))
@@ -117,7 +132,7 @@ def _assign(recipe: Recipe, donor: Checkpoint, matches: list[Match]) -> list[tup
     ]
 
 
-def _by_size(recipe: Recipe, matches: list[Match]) -> list[list[str]]:
+def _by_size(recipe: Recipe, matches: list[Match], size: int) -> list[list[str]]:
     """Matches in order, as many to a shard as fit; a larger tensor has a shard of its own."""
     groups: list[list[str]] = []
     room = 0
@@ -125,7 +140,7 @@ def _by_size(recipe: Recipe, matches: list[Match]) -> list[list[str]]:
         n_bytes = _n_bytes(*_form(recipe, match))
         if not groups or n_bytes > room:
             groups.append([])
-            room = recipe.shard_size
+            room = size
         groups[-1].append(match.name)
         room -= n_bytes
     return groups

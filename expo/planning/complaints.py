@@ -105,3 +105,11 @@ def _listed(names: list[str]) -> str:
     if len(names) > SHOWN:
         lines.append(f"  ... and {len(names) - SHOWN} more")
     return "\n".join(lines)
+
+
+def absent_in_slices(role: str, checkpoint: Checkpoint, names: list[str]) -> str:
+    """Tensors that a slice takes from an input which does not have them."""
+    return (
+        f"{role} ({checkpoint.source.label}) lacks {len(names)} tensors that its slices need:\n{_listed(names)}\n"
+        "To copy such tensors from the slice's first model: --on-mismatch copy. To leave them out: --on-mismatch skip."
+    )

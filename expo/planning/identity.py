@@ -29,7 +29,7 @@ def fingerprint(plan: Plan) -> str:
     times = {role: [f.mtime_ns for f in checkpoint.files.values()] for role, checkpoint in plan.inputs.items()}
     # What configs and tokenizers decide, and what an input was allowed to hold.
     made_of = [
-        (job.name, job.noise_name, job.method, [(o.role, o.spec.name, o.rows) for o in job.operands])
+        (job.name, job.noise_name, job.method, job.parameters, [(o.role, o.spec.name, o.rows) for o in job.operands])
         for job in plan.jobs
     ]
     content = {
@@ -45,9 +45,8 @@ def fingerprint(plan: Plan) -> str:
 
 def description(plan: Plan) -> str:
     """The run in one line, for people who find its unfinished folder."""
-    parameters = ", ".join(f"{name} {value}" for name, value in plan.recipe.parameters.items())
     labels = ", ".join(f"{role} {checkpoint.source.label}" for role, checkpoint in plan.inputs.items())
-    return f"{plan.recipe.method} ({parameters}) of {labels}"
+    return f"{plan.recipe.title} of {labels}"
 
 
 def check_output(plan: Plan, sink: FolderSink) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from expo.checkpoint.spec import Checkpoint, TensorSpec
 from expo.dtypes import DType
-from expo.methods import find_method
+from expo.methods import Reads, find_method
 from expo.recipe import Recipe
 
 
@@ -43,10 +43,21 @@ class Job:
     parameters: dict[str, Any] = field(default_factory=dict)
     noise_name: str = ""  # the name that keys its noise: tied tensors share one
     must_equal: bool = False  # a copy whose operands must all hold the same bytes
+    n_models: int = 0  # operands that are not the base
 
     @property
     def n_bytes(self) -> int:
         return self.dtype.n_bytes(self.n_elements)
+
+    @property
+    def reads(self) -> Reads:
+        """The smallest piece that the job can be computed in."""
+        return find_method(self.method).reads_for(self.parameters) if self.method else "tile"
+
+    @property
+    def width(self) -> int:
+        """Elements of one row; a tensor of one dimension is one row."""
+        return max(1, self.shape[-1]) if self.shape else 1
 
     @property
     def is_raw_copy(self) -> bool:
@@ -87,7 +98,7 @@ class Plan:
     @property
     def donor(self) -> Checkpoint:
         """The input whose names, config, side files and shards the output takes."""
-        return self.inputs[find_method(self.recipe.method).donor]
+        return self.inputs[self.recipe.donor]
 
     @property
     def n_bytes_written(self) -> int:

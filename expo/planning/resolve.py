@@ -6,6 +6,7 @@ from expo.checkpoint.spec import Checkpoint, TensorSpec
 from expo.methods import find_method
 from expo.planning import complaints
 from expo.planning.jobs import Operand, TiedPair
+from expo.planning.targets import Target, Targets
 from expo.planning.tied import EMBEDDINGS, HEADS, embedding_of, ends_with, says_tied, tied_heads
 from expo.planning.vocabulary import is_vocabulary, row_runs
 from expo.recipe import Recipe
@@ -13,11 +14,12 @@ from expo.recipe import Recipe
 
 @dataclass
 class Match:
-    """One output tensor and the stored tensors it is made of, by role."""
+    """One output tensor and the stored tensors it is made of."""
 
     name: str
-    operands: dict[str, Operand]
-    copied_from: str | None = None  # the role whose values are kept; None: computed
+    spec: TensorSpec  # the tensor that gives the output its form
+    operands: list[Operand]  # as the method takes them, or the copied one first
+    target: Target | None = None  # None: copied
     must_equal: bool = False
 
 
@@ -33,12 +35,13 @@ class Resolution:
 
 
 class Resolver:
-    """Matches the donor's tensors with the other inputs' under one recipe's policies."""
+    """Matches the tensors of a recipe's inputs under its policies."""
 
     def __init__(self, recipe: Recipe, inputs: dict[str, Checkpoint]):
         self.recipe = recipe
         self.inputs = inputs
-        self.donor_role = find_method(recipe.method).donor
+        self.method = find_method(recipe.method)
+        self.donor_role = recipe.donor
         self.donor = inputs[self.donor_role]
         self.others = [role for role in inputs if role != self.donor_role]
         self.found = Resolution()
@@ -50,11 +53,17 @@ class Resolver:
         self.found.warnings += complaints.architectures(self.inputs) + complaints.same_twice(self.inputs)
         for role, table in self.tables.items():
             self._settle_heads(role, table)
-        for name, spec in self.donor.tensors.items():
-            self._match(name, spec)
+        targets = Targets(self.recipe, self.method, self.tables)
+        absent: dict[str, list[str]] = {}
+        for target in targets:
+            self._match(target, absent)
+        self.found.problems += targets.problems
         for role in self.others:
-            self._report_missing(role)
-            self._settle_extra(role)
+            if targets.sliced:
+                self._report_absent(role, absent.get(role, []))
+            else:
+                self._report_missing(role)
+                self._settle_extra(role)
         return self.found
 
     def _table(self, role: str) -> dict[str, TensorSpec]:
@@ -94,47 +103,59 @@ class Resolver:
             if embedding and table[embedding].shape[1:] == self.donor.tensors[head].shape[1:]:
                 table[head] = table[embedding]
 
-    def _match(self, name: str, spec: TensorSpec) -> None:
-        operands = {self.donor_role: Operand(self.donor_role, spec)}
-        for role in self.others:
+    def _match(self, target: Target, absent: dict[str, list[str]]) -> None:
+        """The operands of one target, or what a policy makes of it."""
+        spec, own = target.spec, Operand(target.giver, target.spec)
+        operands = []
+        for role, name in target.sources:
             other = self.tables[role].get(name)
-            fit = self._fit(role, spec, other) if other else self.recipe.on_mismatch
+            if other is spec and role == target.giver:
+                operands.append(own)
+                continue
+            if other is None:
+                absent.setdefault(role, []).append(name)
+            fit = self._fit(target.giver, spec, role, other) if other else self.recipe.on_mismatch
             if not isinstance(fit, Operand):
-                self._apply_policy(fit, Match(name, operands, self.donor_role))
+                self._apply_policy(fit, Match(target.name, spec, [own]))
                 return
-            operands[role] = fit
+            operands.append(fit)
         if spec.dtype.computed:
-            self.found.matches.append(Match(name, operands))
+            self.found.matches.append(Match(target.name, spec, operands, target))
         else:
             # Only the policy that copies may let copies differ.
-            self.found.matches.append(Match(name, operands, self.donor_role, self.recipe.on_mismatch != "copy"))
+            others = [operand for operand in operands if operand is not own]
+            self.found.matches.append(Match(target.name, spec, [own, *others], None, self.recipe.on_mismatch != "copy"))
 
     def _apply_policy(self, policy: str, kept: Match) -> None:
         """What becomes of a tensor that does not fit; "error" has its complaint already."""
         if policy == "skip":
             self.found.left_out.append(kept.name)
         else:
-            self.found.matches.append(
-                Match(kept.name, {self.donor_role: kept.operands[self.donor_role]}, self.donor_role)
-            )
+            self.found.matches.append(kept)
 
-    def _fit(self, role: str, spec: TensorSpec, other: TensorSpec) -> Operand | str:
+    def _fit(self, giver: str, spec: TensorSpec, role: str, other: TensorSpec) -> Operand | str:
         """The other input's tensor as an operand, or the policy that applies because it does not fit."""
         policy = self.recipe.on_mismatch
         if spec.dtype.computed != other.dtype.computed or (not spec.dtype.computed and spec.dtype != other.dtype):
             if policy == "error":
-                self.found.problems.append(complaints.dtypes_differ(self.donor_role, spec, role, other))
+                self.found.problems.append(complaints.dtypes_differ(giver, spec, role, other))
             return policy
         if spec.shape == other.shape:
             return Operand(role, other)
-        vocabulary = spec.dtype.computed and is_vocabulary(spec, self.donor, other, self.inputs[role])
+        ours, theirs = self.inputs[giver], self.inputs[role]
+        vocabulary = spec.dtype.computed and is_vocabulary(spec, ours, other, theirs)
         if vocabulary and self.recipe.vocabulary == "keep-base":
             return "copy"
         if vocabulary and self.recipe.vocabulary == "common-rows":
-            return Operand(role, other, row_runs(spec, self.donor, other, self.inputs[role]))
+            return Operand(role, other, row_runs(spec, ours, other, theirs))
         if policy == "error":
-            self.found.problems.append(complaints.shapes_differ(self.donor_role, spec, role, other, vocabulary))
+            self.found.problems.append(complaints.shapes_differ(giver, spec, role, other, vocabulary))
         return policy
+
+    def _report_absent(self, role: str, names: list[str]) -> None:
+        """Tensors that picked layers of one input lack."""
+        if names and self.recipe.on_mismatch == "error":
+            self.found.problems.append(complaints.absent_in_slices(role, self.inputs[role], names))
 
     def _report_missing(self, role: str) -> None:
         missing = [name for name in self.donor.tensors if name not in self.tables[role]]
@@ -146,8 +167,10 @@ class Resolver:
 
     def _settle_extra(self, role: str) -> None:
         """Tensors that the donor lacks: left out, or copied behind the donor's own, by name."""
-        for name in sorted(set(self.tables[role]) - set(self.donor.tensors)):
+        taken = {match.name for match in self.found.matches}
+        for name in sorted(set(self.tables[role]) - set(self.donor.tensors) - taken):
             if self.recipe.on_mismatch == "copy":
-                self.found.matches.append(Match(name, {role: Operand(role, self.tables[role][name])}, role))
-            else:
+                spec = self.tables[role][name]
+                self.found.matches.append(Match(name, spec, [Operand(role, spec)]))
+            elif name not in self.found.left_out:
                 self.found.left_out.append(name)

@@ -8,6 +8,9 @@ from typing import Any
 from expo.dtypes import BY_TORCH_NAME, COMPUTED, DTYPES, DType
 from expo.errors import BadSetting, RecipeError
 from expo.methods import find_method
+from expo.recipe.check import check_models, with_defaults
+from expo.recipe.parts import Module, Slice, Source
+from expo.recipe.tokenizer import TokenizerSpec
 
 CHOICES = {
     "rounding": ("nearest", "stochastic"),
@@ -24,12 +27,16 @@ class Recipe:
     """One run: which models go in, by which method, and in which form the result is written."""
 
     method: str
-    models: dict[str, str]  # role -> folder, file or Hub id; the method's signature names the roles
-    parameters: dict[str, Any] = field(default_factory=dict)
+    models: dict[str, str]  # name in the recipe -> folder, file or Hub id, in the recipe's order
+    parameters: dict[str, Any] = field(default_factory=dict)  # of the whole merge; modules hold narrower ones
+    base: str | None = None  # one of the models
+    modules: tuple[Module, ...] = ()  # (): all models, whole
+    tokenizer: TokenizerSpec | None = None  # None: the donor's files as they are
+    chat_template: str | None = None
     dtype: str | None = None  # torch's or safetensors' name; None keeps each tensor's type
     rounding: str = "nearest"
     arithmetic: str = "exact"  # "reference" repeats the ExPO authors' three bfloat16 roundings
-    seed: int = 0  # of stochastic rounding
+    seed: int = 0  # of stochastic rounding, and of random masks
     shard_size: int | None = None  # bytes; None follows the donor's shards
     on_mismatch: str = "error"  # tensors on one side only, or of different shape
     vocabulary: str = "error"  # embeddings with different numbers of rows
@@ -52,12 +59,38 @@ class Recipe:
         if not isinstance(self.dtype, str | None):
             raise RecipeError(f"dtype must be a name such as 'float32', not {self.dtype!r}.")
         method = find_method(self.method)
-        if missing := [role for role in method.roles if role not in self.models]:
-            raise RecipeError(f"{self.method} needs {' and '.join(method.roles)}; {missing[0]} is not given.")
-        object.__setattr__(self, "parameters", method.checked(self.parameters))
+        object.__setattr__(self, "method", method.name)
+        check_models(self, method)
+        object.__setattr__(self, "parameters", with_defaults(self, method))
         self.output_dtype()
-        if self.arithmetic == "reference" and self.method != "extrapolate":
+        if self.arithmetic == "reference" and (self.method != "extrapolate" or len(self.models) != 2):
             raise RecipeError("arithmetic: reference repeats the ExPO authors' script; it exists for extrapolate only.")
+
+    @property
+    def parts(self) -> tuple[Module, ...]:
+        """The modules, also where the recipe names only models."""
+        return self.modules or (Module((Slice(tuple(Source(name) for name in self.models)),)),)
+
+    @property
+    def donor(self) -> str:
+        """The model whose names, config, side files and shards the output takes."""
+        if self.base and find_method(self.method).donor == "base":
+            return self.base
+        first = self.parts[0].slices[0]
+        return next((s.model for s in first.sources if s.model != self.base), first.sources[0].model)
+
+    @property
+    def asked_alpha(self) -> float | None:
+        """The alpha of an extrapolation that has one for all tensors."""
+        alpha = self.parameters.get("alpha")
+        return alpha if self.method == "extrapolate" and isinstance(alpha, float) else None
+
+    @property
+    def title(self) -> str:
+        """The method and the parameters of the whole merge, for people."""
+        known = find_method(self.method).parameters
+        said = {n: v for n, v in self.parameters.items() if not (known[n].each and v == known[n].default)}
+        return f"{self.method} ({', '.join(f'{name} {value}' for name, value in said.items())})"
 
     def output_dtype(self) -> DType | None:
         """The element type that floats are written in, or None to keep each tensor's."""
@@ -75,6 +108,8 @@ class Recipe:
     def record(self) -> dict[str, Any]:
         """Everything that decides the bytes of the result, without paths; what manifests and journals keep."""
         record = asdict(self)
+        if not self.modules:
+            del record["modules"]
         record["rename"] = [f"{old}=>{new}" for old, new in self.rename]
         # These two decide whether a run may go on, not what it writes.
         for name in ("models", "allow_non_finite", "max_header"):
@@ -85,7 +120,9 @@ class Recipe:
     def from_record(cls, record: dict[str, Any], models: dict[str, str]) -> "Recipe":
         """The recipe of a manifest, with inputs found again."""
         rename = tuple(parse_rename(rule) for rule in record.get("rename", ()))
-        return cls(**{**record, "rename": rename}, models=models)
+        modules = tuple(_module(part) for part in record.get("modules", ()))
+        tokenizer = TokenizerSpec.from_record(record["tokenizer"]) if record.get("tokenizer") else None
+        return cls(**{**record, "rename": rename, "modules": modules, "tokenizer": tokenizer}, models=models)
 
     def with_parameters(self, **parameters: Any) -> "Recipe":
         """The same recipe with other parameters."""
@@ -99,7 +136,20 @@ def extrapolation(*, sft: str | Path, dpo: str | Path, alpha: float = 0.3, **set
     settings: any other field of Recipe, such as dtype="float32" or rounding="stochastic".
     Raises RecipeError when a value cannot be. Source: Zheng et al., arXiv:2404.16792, equation 1.
     """
-    return Recipe("extrapolate", {"base": str(sft), "aligned": str(dpo)}, {"alpha": alpha}, **settings)
+    return Recipe("extrapolate", {"base": str(sft), "aligned": str(dpo)}, {"alpha": alpha}, "base", **settings)
+
+
+def _module(record: dict[str, Any]) -> Module:
+    """A module as JSON keeps it."""
+    slices = tuple(
+        Slice(
+            tuple(Source(s["model"], s["layers"] and tuple(s["layers"]), s["parameters"]) for s in part["sources"]),
+            part["base"],
+            part["parameters"],
+        )
+        for part in record["slices"]
+    )
+    return Module(slices, record["name"], record["parameters"])
 
 
 def parse_rename(rule: str) -> tuple[str, str]:

@@ -1,6 +1,7 @@
 """One worker's buffers, and the work on a tile that is copied as it is. Buffers are reused from job to job."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,14 +34,18 @@ class Settings:
 class Lane:
     """Reused buffers, host and device, for one thread."""
 
-    def __init__(self, plan: Plan, readers: dict[str, Any], settings: Settings):
+    def __init__(
+        self, plan: Plan, readers: dict[str, Any], settings: Settings, surveyed: Mapping[str, Any] | None = None
+    ):
         self.plan = plan
+        self.surveyed = surveyed or {}  # job's name -> what its method's survey found
         self.readers = readers
         self.settings = settings
         self.host: dict[str, Tensor] = {}
         self.device: dict[str, Tensor] = {}
         self.job: Job | None = None
         self.tiles: dict[int, ComputedTile] = {}  # of this job, by their number of elements
+        self.whole: tuple[Job, tuple] | None = None  # the result of a tensor that is computed at once
 
     def raw(self, slot: str, n_bytes: int, dtype: torch.dtype = torch.uint8) -> tuple[Tensor, memoryview]:
         """A host buffer as a tensor of `dtype`, and as the bytes that preadv fills."""
@@ -59,11 +64,20 @@ class Lane:
 
     def compute(self, job: Job, start: int, n: int) -> tuple[memoryview, tuple[float, float, float]]:
         """The bytes of elements [start, start + n) of a computed tensor, and its part of the report's sums."""
+        tile = self.tile(job, n)
+        if job.reads != "tensor":
+            return tile.compute(start)
+        if self.whole is None or self.whole[0] is not job:
+            self.whole = (job, tile.compute(start))
+        return self.whole[1]
+
+    def tile(self, job: Job, n: int) -> ComputedTile:
+        """What computes n elements of a job at a time."""
         if job is not self.job:
             self.job, self.tiles = job, {}
         if n not in self.tiles:
             self.tiles[n] = ComputedTile(self, job, n)
-        return self.tiles[n].compute(start)
+        return self.tiles[n]
 
     def copy(self, job: Job, at: int, n_bytes: int) -> memoryview:
         """Bytes [at, at + n_bytes) of a tensor that is copied as it is."""

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from expo.methods import find_method
-from expo.ops import beyond, clamp_to, noise_key, round_nearest, round_stochastic, torch_dtype
+from expo.methods import Here, find_method
+from expo.ops import SEGMENT, beyond, clamp_to, noise_key, noise_over, round_nearest, round_stochastic, torch_dtype
 from expo.planning.budget import wide_bytes
 from expo.planning.jobs import Job, Operand
 from expo.stream.checks import refuse_non_finite, refuse_overflow
@@ -41,7 +41,8 @@ class ComputedTile:
         # The donor is read first: rows that it alone has stand in for the others'.
         order = sorted(range(k), key=lambda i: i != job.donor)
         self.loads = [self._load(job.operands[i], self.tiles[i]) for i in order]
-        self.apply = self._method()
+        self.call = self._method()
+        self.surveyed = lane.surveyed.get(job.name)
         self.host, self.view = lane.raw("written", job.dtype.n_bytes(n), torch_dtype(job.dtype))
         on_cpu = self.settings.device.type == "cpu"
         self.written = self.host if on_cpu else lane.scratch("rounded", n, torch_dtype(job.dtype))
@@ -79,17 +80,40 @@ class ComputedTile:
                 into[first - start : last - start].copy_(narrow)
 
     def _method(self):
+        """The job's function of (tiles, start)."""
         if self.job.method is None:
-            return lambda *tiles: self.donor
+            return lambda start: self.donor
         if self.settings.reference:
-            return functools.partial(_reference_extrapolation, **self.job.parameters)
-        return functools.partial(find_method(self.job.method).apply, **self.job.parameters)
+            reference = functools.partial(_reference_extrapolation, alpha=self.job.parameters["alpha"])
+            return lambda start: reference(*self.tiles)
+        method = find_method(self.job.method)
+        return functools.partial(self.call_with, method.apply, here=method.wants_here)
+
+    def call_with(self, function: Any, start: int, *, here: bool = True) -> Any:
+        """A function of the method's signature, on the tiles that lie in the buffers."""
+        tiles = self.tiles
+        if len(tiles) == self.job.n_models and find_method(self.job.method).base == "optional":
+            tiles = [None, *tiles]
+        place = {"here": self._here(start)} if here else {}
+        return function(*tiles, **self.job.parameters, **place)
+
+    def _here(self, start: int) -> Here:
+        return Here(start, self.job.shape, functools.partial(self._noise, start), self.surveyed)
+
+    def _noise(self, start: int, model: int) -> Tensor:
+        """Noise of one model's mask, the same whatever else is computed."""
+        key = noise_key(self.settings.seed, "mask", self.job.noise_name, model)
+        return noise_over(key, start, self.n, self.settings.device)
+
+    def load(self, start: int) -> None:
+        """Read elements [start, start + n) of every operand."""
+        for load in self.loads:
+            load(start)
 
     def compute(self, start: int) -> tuple[memoryview, tuple[float, float, float]]:
         """The bytes of elements [start, start + n), and their part of the report's sums."""
-        for load in self.loads:
-            load(start)
-        asked = self.apply(*self.tiles)
+        self.load(start)
+        asked = self.call(start)
         if self.settings.allow_non_finite:
             asked = self._where_equal(asked)
         result = clamp_to(asked, self.job.dtype) if self.settings.saturate else asked
@@ -114,13 +138,22 @@ class ComputedTile:
     def _round(self, result: Tensor, start: int) -> None:
         """Put the result into the output's type: on the device, and as bytes on the host."""
         if self.stochastic:
-            round_stochastic(result, self.written, self.job.dtype, self.noise_key, start)
+            self._round_stochastic(result, start)
             if self.settings.allow_non_finite and bool((broken := torch.isnan(result)).any()):
                 self.written.copy_(torch.where(broken, result, self.written.to(result.dtype)))
         else:
             round_nearest(result, self.written)
         if self.written is not self.host:
             self.host.copy_(self.written)
+
+    def _round_stochastic(self, result: Tensor, start: int) -> None:
+        """Segment by segment, since noise is keyed anew in each."""
+        at = start
+        while at < start + self.n:
+            stop = min(start + self.n, (at // SEGMENT + 1) * SEGMENT)
+            piece = slice(at - start, stop - start)
+            round_stochastic(result[piece], self.written[piece], self.job.dtype, self.noise_key, at)
+            at = stop
 
     def _sums(self, asked: Tensor, result: Tensor, start: int) -> tuple[float, float, float]:
         """(exact . written, exact . exact, written . written) of the changes; raises on what must not pass.
@@ -136,8 +169,7 @@ class ComputedTile:
             return sums
         kept = torch.isfinite(exact) & torch.isfinite(moved)
         sums = _products(torch.where(kept, self.changes, 0.0).to(torch.float64))
-        for load in self.loads:
-            load(start)  # the changes have taken the place of an operand
+        self.load(start)  # the changes have taken the place of an operand
         self._examine(result, start)
         return sums  # nothing is wrong: the squares overflowed, or infinities are allowed
 

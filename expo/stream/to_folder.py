@@ -16,9 +16,11 @@ from expo.output.sidecars import copy_side_files
 from expo.planning.budget import check_memory, default_threads
 from expo.planning.identity import check_output, description, fingerprint, input_record
 from expo.planning.jobs import Plan
-from expo.stream.loop import Progress, Stream, report_of, settings_for
+from expo.stream.loop import Stream, report_of, settings_for
+from expo.stream.pieces import Progress
 from expo.stream.probe import check_tied, pair_warnings
 from expo.stream.report import Fidelity, Report, peak_rss
+from expo.stream.survey import survey
 from expo.stream.workers import can_fork, run_forked
 
 
@@ -59,8 +61,9 @@ def run(
         if sink.open(fingerprint(plan), description(plan), plan.shards):
             sink.publish()
             return _report_of_finished(plan, sink.output, warnings)
-        stream = Stream(plan, sink, settings, progress=progress, ahead=workers)
         began = time.perf_counter()
+        surveyed = survey(plan, settings, workers, progress=progress)
+        stream = Stream(plan, sink, settings, surveyed=surveyed, progress=progress, ahead=workers)
         memory = 0
         if can_fork(stream, workers):
             memory = run_forked(stream, workers)
@@ -136,7 +139,7 @@ def _report_of_finished(plan: Plan, output: Path, warnings: list[str]) -> Report
         output=str(output),
         tensors=len(plan.jobs),
         n_bytes_written=plan.n_bytes_written,
-        alpha=plan.recipe.parameters.get("alpha"),
+        alpha=plan.recipe.asked_alpha,
         fidelity=Fidelity(effective["multiple"], effective["cosine"]),
         groups={name: Fidelity(g["multiple"], g["cosine"]) for name, g in effective["groups"].items()},
         warnings=warnings,

@@ -11,6 +11,7 @@ from expo.planning.budget import default_threads
 from expo.recipe import Recipe
 from expo.stream.loop import Stream, report_of, settings_for
 from expo.stream.probe import check_tied
+from expo.stream.survey import survey
 
 
 def load_model(
@@ -38,8 +39,10 @@ def load_model(
         )
     sink = ModelSink(model)
     sink.open(planned.jobs, may_differ=planned.recipe.tied == "keep")
-    stream = Stream(planned, sink, settings_for(planned, device), journal=False)
-    stream.run(threads or default_threads())
+    settings, workers = settings_for(planned, device), threads or default_threads()
+    surveyed = survey(planned, settings, workers)
+    stream = Stream(planned, sink, settings, surveyed=surveyed, journal=False)
+    stream.run(workers)
     model.expo_report = report_of(stream, None)
     return model
 

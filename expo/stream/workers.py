@@ -1,8 +1,9 @@
-"""Several processes over one stream's segments.
+"""Several processes over one pass's segments.
 
 Threads of one process wait for each other at the interpreter's lock: measured, two processes take two thirds of the
-time of two threads. Each worker is a fork that runs a one-thread stream on every n-th segment, in shared file
-descriptors; what it finished stands in the journal, which the parent reads in the end.
+time of two threads. Each worker is a fork that runs a one-thread pass on every n-th segment, in shared file
+descriptors. What a stream finished stands in the journal, which the parent reads in the end; what a survey found comes
+through a file in memory.
 """
 
 import ctypes
@@ -14,25 +15,26 @@ import sys
 import threading
 import time
 import traceback
+from typing import Any
 
 import expo.errors
 from expo.errors import ExpoError, Interrupted
-from expo.stream.loop import Stream
+from expo.stream.pieces import Piece, Pieces
 
 FORK_ABOVE = 64 * 2**20  # bytes of output; less is done before a second process has started
 _POLL = 0.02  # seconds
 _MESSAGE = 8_000  # characters of an error: at most 4 bytes each, and a pipe holds 64 KiB unread
 _PR_SET_PDEATHSIG = 1
-_STOP, _DONE, _KEPT, _PRIVATE = range(4)  # rows of the board
+_STOP, _DONE, _PRIVATE = range(3)  # rows of the board
 
 
-def can_fork(stream: Stream, workers: int) -> bool:
+def can_fork(work: Pieces, workers: int) -> bool:
     """Whether processes are safe and worth it: on the CPU, and while no other thread may hold a lock."""
     return (
         sys.platform == "linux"
         and workers > 1
-        and stream.settings.device.type == "cpu"
-        and stream.plan.n_bytes_written >= FORK_ABOVE
+        and work.settings.device.type == "cpu"
+        and work.plan.n_bytes_written >= FORK_ABOVE
         and alone()
     )
 
@@ -47,7 +49,7 @@ class Board:
 
     def __init__(self, workers: int):
         self.workers = workers
-        self.numbers = memoryview(mmap.mmap(-1, 8 * 4 * workers)).cast("B").cast("q", (4, workers))
+        self.numbers = memoryview(mmap.mmap(-1, 8 * 3 * workers)).cast("B").cast("q", (3, workers))
 
     def is_set(self) -> bool:
         """True when every worker is to stop after its segment; the interface of threading.Event."""
@@ -66,25 +68,34 @@ class Board:
         return sum(self.numbers[row, worker] for worker in range(self.workers))
 
 
-def run_forked(stream: Stream, workers: int) -> int:
-    """Do every segment of the stream in processes; returns the bytes of memory that they had for themselves.
+def run_forked(work: Pieces, workers: int) -> int:
+    """Do every segment in processes; returns the bytes of memory that they had for themselves.
 
     Raises the failure that comes first in the output's order, or Interrupted.
     """
     board = Board(workers)
-    pieces = list(stream.pieces)
-    children = [_fork(stream, board, pieces[k::workers], k) for k in range(workers)]
-    failures = _await(stream, board, [pid for pid, _ in children], [pipe for _, pipe in children])
-    stream.resumed = board.total(_KEPT)
-    if failures:
-        raise min(failures, key=lambda failure: failure[:2])[2]
-    stream.finished = stream.sink.recorded()
-    if lost := set(pieces) - set(stream.finished):
-        raise ExpoError(f"the journal lacks {len(lost)} segments. The same command continues with them.")
+    batches = list(work.pieces)
+    results = [os.memfd_create("expo") for _ in range(workers)]
+    try:
+        children = [_fork(work, board, batches[k::workers], k, results[k]) for k in range(workers)]
+        failures = _await(work, board, [pid for pid, _ in children], [pipe for _, pipe in children])
+        if failures:
+            raise min(failures, key=lambda failure: failure[:2])[2]
+        work.join([_received(file) for file in results])
+    finally:
+        for file in results:
+            os.close(file)
     return board.total(_PRIVATE)
 
 
-def _fork(stream: Stream, board: Board, pieces: list[tuple[int, int]], k: int) -> tuple[int, int]:
+def _received(file: int) -> Any:
+    """What a worker left in its file."""
+    os.lseek(file, 0, os.SEEK_SET)
+    with os.fdopen(os.dup(file), "rb") as stream:
+        return pickle.load(stream)
+
+
+def _fork(work: Pieces, board: Board, batches: list[list[Piece]], k: int, result: int) -> tuple[int, int]:
     """Start worker k; returns its process number and the pipe that its failure comes through."""
     parent = os.getpid()
     reader, writer = os.pipe()
@@ -95,7 +106,7 @@ def _fork(stream: Stream, board: Board, pieces: list[tuple[int, int]], k: int) -
     status = 1
     try:
         os.close(reader)
-        failure = _work(stream, board, pieces, k, parent)
+        failure = _work(work, board, batches, k, parent, result)
         if failure:
             os.write(writer, pickle.dumps(failure))
         status = 0
@@ -104,21 +115,15 @@ def _fork(stream: Stream, board: Board, pieces: list[tuple[int, int]], k: int) -
         os._exit(status)
 
 
-def _work(stream: Stream, board: Board, pieces: list[tuple[int, int]], k: int, parent: int):
+def _work(work: Pieces, board: Board, batches: list[list[Piece]], k: int, parent: int, result: int):
     """In a worker: the segments that are its own; returns (job, segment, kind, message) of a failure."""
-    part = Stream(
-        stream.plan,
-        stream.sink,
-        stream.settings,
-        progress=lambda n_bytes: board.add(_DONE, k, n_bytes),
-        pieces=pieces,
-        stop=board,
-        ahead=board.workers,
-    )
+    part = work.part(batches, progress=lambda n_bytes: board.add(_DONE, k, n_bytes), stop=board, ahead=board.workers)
     try:
         _end_with(parent)
-        stream.sink.let_go()
+        work.let_go()
         part.run(1)
+        with os.fdopen(os.dup(result), "wb") as file:
+            pickle.dump(part.result(), file, protocol=5)
     except BaseException as error:
         index, segment, error = min(part.failures, key=lambda f: f[:2], default=(sys.maxsize, 0, error))
         board.set()
@@ -126,12 +131,11 @@ def _work(stream: Stream, board: Board, pieces: list[tuple[int, int]], k: int, p
         text = str(error)[:_MESSAGE] if known else "".join(traceback.format_exception(error))[-_MESSAGE:]
         return index, segment, type(error).__name__ if known else "", text
     finally:
-        board.add(_KEPT, k, part.resumed)
         board.add(_PRIVATE, k, _private_bytes())
     return None
 
 
-def _await(stream: Stream, board: Board, pids: list[int], pipes: list[int]) -> list[tuple[int, int, BaseException]]:
+def _await(work: Pieces, board: Board, pids: list[int], pipes: list[int]) -> list[tuple[int, int, BaseException]]:
     """Wait for every worker, passing progress on; an interrupt stops them after their segments."""
     failures: list[tuple[int, int, BaseException]] = []
     running = dict(zip(pids, pipes, strict=True))
@@ -141,7 +145,7 @@ def _await(stream: Stream, board: Board, pids: list[int], pipes: list[int]) -> l
             time.sleep(_POLL)
             done = board.total(_DONE)
             if done > told:
-                stream.progress(done - told)
+                work.progress(done - told)
                 told = done
         except KeyboardInterrupt:
             board.set()

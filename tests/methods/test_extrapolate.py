@@ -20,8 +20,9 @@ def tiles(n=4096, dtype=torch.float32):
 
 
 def test_it_declares_its_roles_parameter_donor_and_paper():
-    assert EXTRAPOLATE.roles == ("base", "aligned") and EXTRAPOLATE.donor == "aligned"
-    assert EXTRAPOLATE.parameters == {"alpha": 0.3}
+    assert EXTRAPOLATE.roles == ("base", "aligned") and EXTRAPOLATE.donor == "first"
+    known = {name: (p.default, p.each) for name, p in EXTRAPOLATE.parameters.items()}
+    assert known == {"alpha": (0.3, False), "weight": (1.0, True)}
     assert (EXTRAPOLATE.reads, EXTRAPOLATE.exact, EXTRAPOLATE.paper) == ("tile", "everywhere", "arXiv:2404.16792")
     assert "aligned + alpha * (aligned - base)" in EXTRAPOLATE.formula
 
@@ -64,8 +65,8 @@ def test_shared_elements_come_back_bit_for_bit(alpha):
 
 
 def test_only_an_alpha_of_zero_means_nothing():
-    assert EXTRAPOLATE.nothing(alpha=0) and EXTRAPOLATE.nothing(alpha=-0.0)
-    assert not EXTRAPOLATE.nothing(alpha=5e-324)
+    assert EXTRAPOLATE.nothing(alpha=0, weight=(1.0,)) and EXTRAPOLATE.nothing(alpha=-0.0, weight=(1.0,))
+    assert not EXTRAPOLATE.nothing(alpha=5e-324, weight=(1.0,))
 
 
 def test_parameters_are_checked_by_name_kind_and_value():

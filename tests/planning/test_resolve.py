@@ -132,7 +132,7 @@ def test_a_recipe_survives_its_own_record():
     record = json.loads(json.dumps(recipe.record()))
     assert Recipe.from_record(record, recipe.models) == recipe
     assert "models" not in record
-    assert recipe.with_parameters(alpha=0.1).parameters == {"alpha": 0.1} and recipe.parameters == {"alpha": 0.7}
+    assert recipe.with_parameters(alpha=0.1).parameters["alpha"] == 0.1 and recipe.parameters["alpha"] == 0.7
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from expo.errors import PlanError
 from expo.planning import Plan
 from expo.recipe import Recipe
 from expo.stream.loop import Stream, report_of, settings_for
+from expo.stream.survey import survey
 
 
 class Memory:
@@ -31,7 +32,8 @@ def streamed(recipe: Recipe | Plan, *, tile: int = 65_536, threads: int = 1):
     """(tensor name -> bytes, report) of a run into memory."""
     plan = recipe if isinstance(recipe, Plan) else expo.plan(recipe)
     sink = Memory(plan)
-    stream = Stream(plan, sink, settings_for(plan, tile=tile), journal=False)
+    settings = settings_for(plan, tile=tile)
+    stream = Stream(plan, sink, settings, surveyed=survey(plan, settings, threads), journal=False)
     stream.run(threads)
     held = {job.name: bytes(sink.files[job.file][job.at : job.at + job.n_bytes]) for job in plan.jobs}
     return held, report_of(stream, None)

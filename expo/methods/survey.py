@@ -1,0 +1,165 @@
+"""What a method may ask about whole tensors before it is applied: exact sums, and the exact k-th magnitude.
+
+A survey is a generator. It receives a group of tensors (one, or all of the model), yields requests, is sent the
+answers, and returns one value for each tensor, which `apply` finds in `here.surveyed`. A request costs one streamed
+pass, which the surveys of all groups share. Nothing here touches tensors: `stream` answers.
+"""
+
+import struct
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from expo.methods.declare import Surveyed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Terms = Callable[..., "Sequence[Tensor]"]  # called as `apply` is, returns tensors (n,)
+
+DIGIT = 16  # bits of a float that one pass tells apart
+SHIFTS = {4: (15, 0), 8: (47, 31, 15, 0)}  # bytes of a float -> where its digits begin; the sign bit is always 0
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """The sum over all elements of each term. Answer: for each tensor a list of floats.
+
+    Terms are added element by element into lanes, segment by segment, and those in float64: the same bits always.
+    """
+
+    terms: Terms
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """How many elements of each term have which value of one digit of their bits.
+
+    Answer: [tensor][term] -> (digits, how many of each), two arrays.
+
+    wide: bytes of the floats. within: for each term the bits above the digit that an element must have.
+    Terms must not be negative.
+    """
+
+    terms: Terms
+    wide: int
+    level: int
+    within: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ties:
+    """How many elements of each term equal a value, segment by segment. Answer: [tensor][term] -> list of counts."""
+
+    terms: Terms
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The index of the n-th element (from 0) of one segment that equals a value. Answer: the index, for each asked."""
+
+    terms: Terms
+    asked: tuple[tuple[int, int, int, float, int], ...]  # tensor, segment, term, value, n
+
+
+Request = Sums | Histogram | Ties | Place
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Which elements of a term are among the k largest: those above `value`, and those equal to it before an index."""
+
+    value: float
+    before: int = 0
+
+
+EVERYTHING = Cut(0.0, 1 << 62)
+NOTHING = Cut(float("inf"))
+
+
+def largest(tensors: Sequence[Surveyed], terms: Terms, keep: Sequence[int]) -> Generator[Request, Any, list[list[Cut]]]:
+    """[tensor][term] -> the exact cut that keeps `keep[term]` elements of the whole group; ties go by element index.
+
+    Radix selection on the bits of floats: a pass a digit, then one for ties and a look into one segment.
+    """
+    wide = max(tensor.wide for tensor in tensors)
+    size = sum(tensor.n_elements for tensor in tensors)
+    left = list(keep)
+    words = [0] * len(keep)
+    if any(0 < k < size for k in keep):
+        for level in range(len(SHIFTS[wide])):
+            counted = yield Histogram(terms, wide, level, tuple(words) if level else None)
+            for i, k in enumerate(left):
+                bins = _joined(row[i] for row in counted)
+                digit, left[i] = _digit(bins, min(max(k, 1), sum(bins.values())))
+                words[i] = words[i] << _bits(wide, level) | digit
+    values = [_as_float(word, wide) for word in words]
+    needed = [0 < k < size and value > 0 for k, value in zip(keep, values, strict=True)]
+    cuts = yield from _before(tensors, terms, values, left, needed)
+    for i, k in enumerate(keep):
+        if k <= 0 or k >= size or values[i] == 0:  # among zeros it makes no difference which are kept
+            for row in cuts:
+                row[i] = NOTHING if k <= 0 else EVERYTHING
+    return cuts
+
+
+def _before(tensors: Sequence[Surveyed], terms: Terms, values: list[float], left: list[int], needed: list[bool]):
+    """The cuts at these values that let the first `left` elements equal to them pass."""
+    cuts = [[Cut(value) for value in values] for _ in tensors]
+    if not any(needed):
+        return cuts
+    counts = yield Ties(terms, tuple(values))
+    asked = []
+    for i, need in enumerate(needed):
+        rest = left[i]
+        for t, row in enumerate(counts):
+            there = sum(row[i])
+            if not need:
+                continue
+            if there <= rest:
+                cuts[t][i] = Cut(values[i], 1 << 62)
+                rest -= there
+            elif rest > 0:
+                segment = 0
+                while row[i][segment] < rest:
+                    rest -= row[i][segment]
+                    segment += 1
+                asked.append((t, segment, i, values[i], rest - 1))
+                rest = 0
+    if asked:
+        found = yield Place(terms, tuple(asked))
+        for (t, _, i, value, _), index in zip(asked, found, strict=True):
+            cuts[t][i] = Cut(value, index + 1)
+    return cuts
+
+
+def _joined(parts) -> dict[int, int]:
+    bins: dict[int, int] = {}
+    for digits, counts in parts:
+        for digit, n in zip(digits.tolist(), counts.tolist(), strict=True):
+            bins[digit] = bins.get(digit, 0) + n
+    return bins
+
+
+def _digit(bins: dict[int, int], k: int) -> tuple[int, int]:
+    """The digit of the k-th largest, and its rank among the elements with that digit."""
+    for digit in sorted(bins, reverse=True):
+        if k <= bins[digit]:
+            return digit, k
+        k -= bins[digit]
+    raise AssertionError("fewer elements than were counted")
+
+
+def _bits(wide: int, level: int) -> int:
+    """Bits of one digit: all of 16 but the last, which is what is left."""
+    shifts = SHIFTS[wide]
+    return DIGIT if level == 0 else shifts[level - 1] - shifts[level]
+
+
+def _as_float(word: int, wide: int) -> float:
+    return (
+        struct.unpack("<f", struct.pack("<I", word))[0]
+        if wide == 4
+        else struct.unpack("<d", struct.pack("<Q", word))[0]
+    )

@@ -1,0 +1,168 @@
+"""What a survey's pass keeps of one segment: sums in lanes, histograms of digits, counts, places.
+
+A float goes into the lane of its element's index modulo 65,536, and the lanes through a fixed tree; the rest are whole
+numbers. So neither tile size nor the number of workers changes a bit.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from expo.methods.survey import DIGIT, SHIFTS, Histogram, Place, Sums, Ties
+from expo.ops import tree_sum
+from expo.stream.pieces import Piece
+
+LANES = 65_536
+_BINS = 1 << DIGIT
+
+Bins = tuple[np.ndarray, np.ndarray]  # digits that occur, and how often
+
+
+@dataclass
+class Found:
+    """What one worker found: whatever the requests of its tensors ask for."""
+
+    sums: dict[Piece, list[float]] = field(default_factory=dict)  # a value a term
+    bins: dict[int, list[Bins]] = field(default_factory=dict)  # of a job, a histogram a term
+    ties: dict[Piece, list[int]] = field(default_factory=dict)
+    places: dict[tuple[int, int, int], int] = field(default_factory=dict)  # (tensor, segment, term) -> index
+    growing: tuple[int, list[np.ndarray]] | None = None  # (job, its histograms so far)
+
+    def count(self, index: int, bins: list[np.ndarray]) -> None:
+        """Add one segment's histograms to its job's."""
+        if self.growing and self.growing[0] == index:
+            for held, more in zip(self.growing[1], bins, strict=True):
+                held += more
+        else:
+            self.close()
+            self.growing = (index, bins)
+
+    def close(self) -> None:
+        """Keep of the job in hand what is not zero."""
+        if self.growing:
+            index, bins = self.growing
+            sparse = [(at, row[at]) for row in bins for at in (np.flatnonzero(row),)]
+            self.bins[index] = added([self.bins[index], sparse]) if index in self.bins else sparse
+            self.growing = None
+
+
+def added(rows: list[list[Bins]]) -> list[Bins]:
+    """Histograms of the same terms, from several workers, as one."""
+    if len(rows) == 1:
+        return rows[0]
+    joined = []
+    for parts in zip(*rows, strict=True):
+        digits, where = np.unique(np.concatenate([digit for digit, _ in parts]), return_inverse=True)
+        counts = np.zeros(len(digits), np.int64)
+        np.add.at(counts, where, np.concatenate([count for _, count in parts]))
+        joined.append((digits, counts))
+    return joined
+
+
+class SumFold:
+    """The sum of each term over one segment."""
+
+    def __init__(self, request: Sums, tensor: int, segment: int):
+        self.segment = segment
+        self.lanes: list[Tensor] | None = None
+        self.finite = True
+
+    def add(self, terms: Sequence[Tensor], start: int) -> None:
+        """Take the terms of the elements from `start` on."""
+        if self.lanes is None:
+            self.lanes = [torch.zeros(LANES, dtype=term.dtype, device=term.device) for term in terms]
+        for lanes, term in zip(self.lanes, terms, strict=True):
+            at, done = start % LANES, 0
+            while done < len(term):
+                n = min(len(term) - done, LANES - at)
+                lanes[at : at + n] += term[done : done + n]
+                at, done = 0, done + n
+
+    def into(self, found: Found, index: int) -> None:
+        """Keep the sums."""
+        sums = [float(tree_sum(lanes.to(torch.float64))) for lanes in self.lanes or ()]
+        self.finite = all(map(np.isfinite, sums))
+        found.sums[index, self.segment] = sums
+
+
+class HistogramFold:
+    """How often each value of one digit occurs in the terms' bits."""
+
+    def __init__(self, request: Histogram, tensor: int, segment: int):
+        self.wide, self.level, self.within = request.wide, request.level, request.within
+        self.bins: list[np.ndarray] = []
+        self.finite = True  # what is not finite counts as large, and is found when the method is applied
+
+    def add(self, terms: Sequence[Tensor], start: int) -> None:
+        """Count the terms of some elements."""
+        self.bins = self.bins or [np.zeros(_BINS, np.int64) for _ in terms]
+        for i, term in enumerate(terms):
+            self.bins[i] += torch.bincount(self._digits(term, i), minlength=_BINS).cpu().numpy()
+
+    def _digits(self, term: Tensor, i: int) -> Tensor:
+        shift = SHIFTS[self.wide][self.level]
+        words = _words(term, self.wide)
+        if self.level == 0:
+            return words >> shift
+        bits = SHIFTS[self.wide][self.level - 1] - shift
+        words = words[words >> (shift + bits) == self.within[i]]
+        return (words >> shift) & ((1 << bits) - 1)
+
+    def into(self, found: Found, index: int) -> None:
+        """Keep the histograms."""
+        if self.bins:
+            found.count(index, self.bins)
+
+
+class TiesFold:
+    """How many elements of one segment equal the asked values."""
+
+    def __init__(self, request: Ties, tensor: int, segment: int):
+        self.values, self.segment = request.values, segment
+        self.counts = [0] * len(request.values)
+        self.finite = True
+
+    def add(self, terms: Sequence[Tensor], start: int) -> None:
+        """Count the terms of some elements."""
+        for i, (term, value) in enumerate(zip(terms, self.values, strict=True)):
+            self.counts[i] += int(torch.count_nonzero(term == value))
+
+    def into(self, found: Found, index: int) -> None:
+        """Keep the counts."""
+        found.ties[index, self.segment] = self.counts
+
+
+class PlaceFold:
+    """Where the n-th element of one segment that equals a value lies."""
+
+    def __init__(self, request: Place, tensor: int, segment: int):
+        self.tensor, self.segment = tensor, segment
+        self.asked = {term: (value, n) for t, s, term, value, n in request.asked if (t, s) == (tensor, segment)}
+        self.seen = dict.fromkeys(self.asked, 0)
+        self.found: dict[int, int] = {}
+        self.finite = True
+
+    def add(self, terms: Sequence[Tensor], start: int) -> None:
+        """Look at the terms of the elements from `start` on, which must come in order."""
+        for i, (value, n) in self.asked.items():
+            at = (terms[i] == value).nonzero().flatten()
+            if 0 <= n - self.seen[i] < len(at):
+                self.found[i] = start + int(at[n - self.seen[i]])
+            self.seen[i] += len(at)
+
+    def into(self, found: Found, index: int) -> None:
+        """Keep the places."""
+        found.places |= {(self.tensor, self.segment, i): at for i, at in self.found.items()}
+
+
+FOLDS = {Sums: SumFold, Histogram: HistogramFold, Ties: TiesFold, Place: PlaceFold}
+
+
+def _words(term: Tensor, wide: int) -> Tensor:
+    """The bits of floats that are not negative, as whole numbers in the same order; -0.0 counts as 0."""
+    if wide == 8:
+        return (term.to(torch.float64) + 0.0).view(torch.int64)
+    return (term + 0.0).view(torch.int32)

@@ -52,10 +52,11 @@ def _check_slice(recipe: "Recipe", method: Method, part: Slice) -> None:
     if n_models < fewest or (most is not None and n_models > most):
         wanted = str(fewest) if fewest == most else f"at least {fewest}" if most is None else f"{fewest} to {most}"
         beside = " beside its base" if method.base == "required" else ""
+        plural = "" if fewest == 1 and most in (1, None) else "s"
+        named = ", ".join(part.sources[i].model for i in models_of(recipe, method, part))
         raise RecipeError(
-            f"{method.name} merges {wanted} model{'' if wanted == '1' else 's'}{beside}; the recipe gives {n_models}"
-            + (f" ({', '.join(part.sources[i].model for i in models_of(recipe, method, part))})" if n_models else "")
-            + "."
+            f"{method.name} merges {wanted} model{plural}{beside}; the recipe gives {n_models}"
+            + (f" ({named})." if named else ".")
         )
 
 

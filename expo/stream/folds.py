@@ -28,7 +28,7 @@ class Found:
     sums: dict[Piece, list[float]] = field(default_factory=dict)  # a value a term
     bins: dict[int, list[Bins]] = field(default_factory=dict)  # of a job, a histogram a term
     ties: dict[Piece, list[int]] = field(default_factory=dict)
-    places: dict[tuple[int, int, int], int] = field(default_factory=dict)  # (tensor, segment, term) -> index
+    places: dict[tuple[int, int, int], int] = field(default_factory=dict)  # (job, segment, term) -> index
     growing: tuple[int, list[np.ndarray]] | None = None  # (job, its histograms so far)
 
     def count(self, index: int, bins: list[np.ndarray]) -> None:
@@ -139,7 +139,7 @@ class PlaceFold:
     """Where the n-th element of one segment that equals a value lies."""
 
     def __init__(self, request: Place, tensor: int, segment: int):
-        self.tensor, self.segment = tensor, segment
+        self.segment = segment
         self.asked = {term: (value, n) for t, s, term, value, n in request.asked if (t, s) == (tensor, segment)}
         self.seen = dict.fromkeys(self.asked, 0)
         self.found: dict[int, int] = {}
@@ -155,7 +155,7 @@ class PlaceFold:
 
     def into(self, found: Found, index: int) -> None:
         """Keep the places."""
-        found.places |= {(self.tensor, self.segment, i): at for i, at in self.found.items()}
+        found.places |= {(index, self.segment, i): at for i, at in self.found.items()}
 
 
 FOLDS = {Sums: SumFold, Histogram: HistogramFold, Ties: TiesFold, Place: PlaceFold}

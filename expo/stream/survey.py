@@ -72,7 +72,7 @@ def _groups(plan: Plan, wanted: set[int] | None) -> list[Group]:
     alone, together = [], []
     for index, job in enumerate(plan.jobs):
         method = find_method(job.method) if job.method else None
-        if method and method.survey:
+        if method and method.survey and job.n_elements:
             (together if method.model_scope(**job.parameters) else alone).append(index)
     kept = [[index] for index in alone if wanted is None or index in wanted]
     if together and (wanted is None or wanted & set(together)):
@@ -141,7 +141,7 @@ class SurveyPass(Pieces):
         request = group.request
         if isinstance(request, Place):
             found = {key: at for part in parts for key, at in part.places.items()}
-            return [found[t, segment, term] for t, segment, term, _, _ in request.asked]
+            return [found[group.jobs[t], segment, term] for t, segment, term, _, _ in request.asked]
         if isinstance(request, Histogram):
             return [added([part.bins[i] for part in parts if i in part.bins]) for i in group.jobs]
         rows = {}

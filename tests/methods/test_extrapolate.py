@@ -70,12 +70,12 @@ def test_only_an_alpha_of_zero_means_nothing():
 
 
 def test_parameters_are_checked_by_name_kind_and_value():
-    assert EXTRAPOLATE.checked({}) == {"alpha": 0.3} and EXTRAPOLATE.checked({"alpha": 2}) == {"alpha": 2}
+    assert EXTRAPOLATE.known("alpha").checked(2) == 2.0
     with pytest.raises(UnknownParameter, match=r"no parameter 'alhpa'.*'alpha'"):
-        EXTRAPOLATE.checked({"alhpa": 1})
+        EXTRAPOLATE.known("alhpa")
     for value in (math.nan, math.inf, -math.inf, True, "0.3", None, [0.3], 1j, 10**400):
         with pytest.raises(BadParameter, match="finite number"):
-            EXTRAPOLATE.checked({"alpha": value})
+            EXTRAPOLATE.known("alpha").checked(value)
 
 
 def test_an_unknown_method_is_refused_with_the_nearest_name():

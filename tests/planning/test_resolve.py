@@ -147,7 +147,9 @@ def test_a_setting_that_does_not_exist_is_refused_with_those_that_do(setting, va
 
 
 def test_a_recipe_names_the_input_that_it_lacks():
-    with pytest.raises(RecipeError, match="aligned is not given"):
-        Recipe("extrapolate", {"base": "a"})
+    with pytest.raises(RecipeError, match="needs a base model"):
+        Recipe("extrapolate", {"base": "a", "aligned": "b"})
+    with pytest.raises(RecipeError, match="at least 1 model beside its base; the recipe gives 0"):
+        Recipe("extrapolate", {"base": "a"}, base="base")
     with pytest.raises(RecipeError, match="reference always writes bfloat16"):
         expo.extrapolation(sft="a", dpo="b", arithmetic="reference", dtype="float32")

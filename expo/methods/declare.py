@@ -10,7 +10,7 @@ import ast
 import inspect
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from expo.errors import UnknownMethod, UnknownParameter, nearest
 from expo.methods.parameter import REQUIRED, Parameter
@@ -165,9 +165,20 @@ def _count_of(arguments: list[inspect.Parameter]) -> tuple[int, int | None]:
     return len(tensors), len(tensors)
 
 
+def _kind(annotation: Any) -> str:
+    """An annotation as it is written, also where it was evaluated."""
+    if isinstance(annotation, str):
+        return annotation
+    if annotation == Each:
+        return "Each"
+    if get_origin(annotation) is Literal:
+        return f"Literal[{', '.join(map(repr, get_args(annotation)))}]"
+    return annotation.__name__
+
+
 def _parameter(argument: inspect.Parameter, limits: tuple[float, float] | None) -> Parameter:
     """A keyword argument as a parameter; `lambda_` is `lambda` in recipes."""
-    kind = argument.annotation if isinstance(argument.annotation, str) else argument.annotation.__name__
+    kind = _kind(argument.annotation)
     default = REQUIRED if argument.default is argument.empty else argument.default
     choices = tuple(ast.literal_eval("(" + kind[len("Literal[") : -1] + ",)")) if kind.startswith("Literal[") else ()
     low, high = limits or (None, None)

@@ -2,22 +2,30 @@
 
 import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import xxhash
 
 from expo.errors import OutputError
+from expo.output.layers import PickedLayers, with_layers
 
 _FLOAT_DTYPES = r"(?:float64|float32|float16|bfloat16|float8_e4m3fn|float8_e5m2)"
 
 
 def copy_side_files(
-    names: Iterable[str], source: Path, target: Path, *, dtype: str | None, do_sample: bool
+    names: Iterable[str],
+    source: Path,
+    target: Path,
+    *,
+    dtype: str | None,
+    do_sample: bool,
+    picked: Sequence[PickedLayers] = (),
 ) -> dict[str, str]:
     """Copy side files from `source` to `target`; returns name -> xxh3-128 of what was written.
 
     dtype: torch's name of the element type that config.json must now state; None leaves it.
+    picked: layers that the output has instead of the donor's.
     do_sample: True switches sampling on in generation_config.json, as the ExPO authors' script does.
     """
     hashes = {}
@@ -28,6 +36,8 @@ def copy_side_files(
             shutil.copyfileobj(old, new, 1 << 20)
         if name == "config.json" and dtype:
             _edit(path, lambda text: with_dtype(text, dtype))
+        if name == "config.json" and picked:
+            _edit(path, lambda text: with_layers(text.encode("latin-1").decode(), picked).encode().decode("latin-1"))
         if name == "generation_config.json" and do_sample:
             _edit(path, with_sampling)
         hashes[name] = hash_file(path)

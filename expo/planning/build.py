@@ -1,5 +1,6 @@
 """Recipe + Checkpoints -> Plan: every output tensor as a Job with its exact offset. Reads no tensor data."""
 
+import copy
 import math
 import re
 from collections.abc import Mapping
@@ -10,9 +11,11 @@ from expo.checkpoint.spec import Checkpoint
 from expo.errors import PlanError
 from expo.methods import Method, find_method
 from expo.output.header import order_in_shard, shard_header
+from expo.output.layers import PickedLayers, relayer
 from expo.planning.jobs import Job, Operand, OutputShard, Plan
 from expo.planning.parameters import parameters_of
 from expo.planning.resolve import Match, Resolution, Resolver
+from expo.planning.targets import picked_layers
 from expo.planning.tied import says_tied, tied_heads
 from expo.planning.vocabulary import tokenizer_warning
 from expo.recipe import Recipe
@@ -30,7 +33,8 @@ def plan(recipe: Recipe, inputs: Mapping[str, Checkpoint] | None = None) -> Plan
     if inputs is None:
         inputs = {name: open_checkpoint(text, max_header=recipe.max_header) for name, text in recipe.models.items()}
     inputs = {name: inputs[name] for name in recipe.models}
-    found = Resolver(recipe, inputs).resolve()
+    resolver = Resolver(recipe, inputs)
+    found = resolver.resolve()
     parameters = _parameters(recipe, found)
     if not found.problems and not found.matches:
         found.problems.append("the inputs have no tensor in common: there is nothing to write.")
@@ -39,7 +43,19 @@ def plan(recipe: Recipe, inputs: Mapping[str, Checkpoint] | None = None) -> Plan
     donor = inputs[recipe.donor]
     warnings = [*found.warnings, *_tokenizer_warnings(donor, inputs)]
     jobs, shards = _lay_out(recipe, donor, found.matches, parameters)
-    return Plan(recipe, inputs, jobs, shards, tuple(found.tied), tuple(found.left_out), tuple(warnings))
+    picked = picked_layers(recipe, find_method(recipe.method), resolver.tables)
+    warnings += _layer_warnings(donor, picked)
+    return Plan(recipe, inputs, jobs, shards, tuple(found.tied), tuple(found.left_out), tuple(warnings), picked)
+
+
+def _layer_warnings(donor: Checkpoint, picked: tuple[PickedLayers, ...]) -> list[str]:
+    """A sentence for each number of layers that config.json does not state, and so cannot be changed in it."""
+    return [
+        f"config.json of {donor.source.label} does not state {part.before} layers"
+        f"{f' of {part.module}' if part.module else ''}, so their new number, {len(part.sources)}, is not in it"
+        for part in picked
+        if donor.config and not relayer(copy.deepcopy(donor.config), part)
+    ]
 
 
 def _tokenizer_warnings(donor: Checkpoint, inputs: Mapping[str, Checkpoint]) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Any
 from expo.checkpoint.spec import Checkpoint, TensorSpec
 from expo.dtypes import DType
 from expo.methods import Reads, find_method
+from expo.output.layers import PickedLayers
 from expo.recipe import Recipe
 
 
@@ -94,6 +95,7 @@ class Plan:
     tied: tuple[TiedPair, ...] = ()
     left_out: tuple[str, ...] = ()  # tensors that a policy keeps out of the output
     warnings: tuple[str, ...] = ()
+    picked: tuple[PickedLayers, ...] = ()  # where the recipe picks layers
 
     @property
     def donor(self) -> Checkpoint:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from expo.checkpoint.names import layer_of
 from expo.checkpoint.spec import TensorSpec
 from expo.methods import Method
+from expo.output.layers import PickedLayers
 from expo.planning.tied import EMBEDDINGS, ends_with
 from expo.recipe import Module, Recipe, Slice
 from expo.recipe.check import models_of
@@ -151,6 +152,24 @@ class Targets:
     @staticmethod
     def _picks(part: Slice) -> bool:
         return part.n_layers is not None
+
+
+def picked_layers(recipe: Recipe, method: Method, tables: Tables) -> tuple[PickedLayers, ...]:
+    """For each module whose layers are picked: which layer of the donor each layer of the output is."""
+    donor = tables[recipe.donor]
+    found = []
+    for module in recipe.parts:
+        sources: list[int] = []
+        for part in module.slices:
+            if part.n_layers is None:
+                break
+            named = {source.model: source.layers for source in reversed(part.sources)}
+            layers = named.get(recipe.donor, part.sources[0].layers)
+            sources += range(*layers)
+        else:
+            before = _counts(name for name in donor if _inside(module, name))[main_stack(donor, module)]
+            found.append(PickedLayers(module.name, before, tuple(sources)))
+    return tuple(found)
 
 
 def main_stack(table: Mapping[str, TensorSpec], module: Module) -> str | None:

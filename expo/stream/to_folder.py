@@ -103,6 +103,7 @@ def _add_small_files(plan: Plan, sink: FolderSink, report: Report) -> None:
             # No model is built in an 8-bit type: its config goes on naming the type to compute in.
             dtype=wanted.torch_name if wanted and wanted.bits > 8 else None,
             do_sample=recipe.arithmetic == "reference",
+            picked=plan.picked,
         )
     # transformers would not know which to believe, a model.safetensors or an index beside it.
     if len(plan.shards) > 1 or (donor.source.index and plan.shards[0].name != "model.safetensors"):

@@ -5,6 +5,7 @@ from typing import Any
 from expo.checkpoint.spec import Checkpoint
 from expo.errors import ExpoError, OutputError
 from expo.ops import torch_dtype
+from expo.output.layers import relayer
 from expo.output.model import ModelSink
 from expo.planning import Plan, plan
 from expo.planning.budget import default_threads
@@ -55,15 +56,24 @@ def _new_model(planned: Plan, trust_remote_code: bool) -> Any:
     if not donor.config:
         raise OutputError(f"{donor.source.label} has no config.json, so transformers cannot tell its class.")
     wanted = planned.recipe.output_dtype()
+    dtype = wanted.torch_name if wanted and wanted.bits > 8 else "auto"
     model_class = _model_class(transformers, donor, trust_remote_code)
+    options = {"dtype": dtype, "trust_remote_code": trust_remote_code}
     try:
-        return model_class.from_pretrained(
-            donor.source.folder,
-            dtype=wanted.torch_name if wanted and wanted.bits > 8 else "auto",
-            trust_remote_code=trust_remote_code,
-        ).eval()
+        if planned.picked:
+            config = _relayered(transformers.AutoConfig.from_pretrained(donor.source.folder), planned)
+            return model_class.from_pretrained(donor.source.folder, config=config, **options).eval()
+        return model_class.from_pretrained(donor.source.folder, **options).eval()
     except (OSError, ValueError, TypeError) as error:
         raise ExpoError(f"transformers cannot load {donor.source.label}: {error}") from error
+
+
+def _relayered(config: Any, planned: Plan) -> Any:
+    """The donor's configuration with the number of layers that the recipe picks."""
+    content = config.to_dict()
+    for part in planned.picked:
+        relayer(content, part)
+    return type(config).from_dict(content)
 
 
 def _model_class(transformers: Any, donor: Checkpoint, trust_remote_code: bool) -> Any:

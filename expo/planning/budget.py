@@ -4,10 +4,12 @@ import math
 import os
 
 from expo.errors import PlanError
+from expo.methods import find_method
 from expo.planning.jobs import Job, Plan
 
 INTERPRETER = 240 * 2**20  # bytes: Python with torch, pydantic and rich, measured on Linux
 TILE = 65_536  # elements a worker holds of each input at a time
+SURVEY = 2**20  # bytes for each term of a survey: a histogram or lanes, and what is added to them
 
 
 def default_threads() -> int:
@@ -23,11 +25,15 @@ def wide_bytes(job: Job) -> int:
 
 
 def scratch_bytes(job: Job, tile: int = TILE) -> int:
-    """Bytes that one worker needs for one tile of a job."""
+    """Bytes that one worker needs for one tile of a job: more where the method takes whole rows, or the whole tensor."""
+    n = {"tile": tile, "row": max(tile, job.width), "tensor": max(tile, job.n_elements)}[job.reads]
     raw = sum(operand.spec.dtype.bits for operand in job.operands) + job.dtype.bits
     # Wide copies of each input, the result, and four temporaries of rounding and of the report.
     wide = (len(job.operands) + 5) * wide_bytes(job)
-    return tile * (raw // 8 + wide)
+    method = find_method(job.method) if job.method else None
+    further = math.ceil(method.scratch * wide_bytes(job)) if method else 0
+    survey = SURVEY * (len(job.operands) + 1) if method and method.survey else 0
+    return n * (raw // 8 + wide + further) + survey
 
 
 def peak_memory(plan: Plan, threads: int, tile: int = TILE) -> int:
@@ -47,7 +53,16 @@ def check_memory(plan: Plan, threads: int) -> None:
     if needed > free:
         raise PlanError(
             f"{threads} workers need {size(needed)} of memory, and {size(free)} are free. Ask for fewer: --threads."
+            + _why(plan)
         )
+
+
+def _why(plan: Plan) -> str:
+    """The tensor that makes a plan large, where it must be in memory whole."""
+    largest = max(plan.jobs, key=scratch_bytes)
+    if largest.reads != "tensor":
+        return ""
+    return f" {largest.method} takes tensors whole, and {largest.name} needs {size(scratch_bytes(largest))}."
 
 
 def size(n_bytes: float) -> str:

@@ -136,7 +136,7 @@ def extrapolation(*, sft: str | Path, dpo: str | Path, alpha: float = 0.3, **set
     settings: any other field of Recipe, such as dtype="float32" or rounding="stochastic".
     Raises RecipeError when a value cannot be. Source: Zheng et al., arXiv:2404.16792, equation 1.
     """
-    return Recipe("extrapolate", {"base": str(sft), "aligned": str(dpo)}, {"alpha": alpha}, "base", **settings)
+    return Recipe("extrapolate", {"sft": str(sft), "dpo": str(dpo)}, {"alpha": alpha}, "sft", **settings)
 
 
 def _module(record: dict[str, Any]) -> Module:

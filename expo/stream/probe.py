@@ -25,12 +25,12 @@ def pair_warnings(plan: Plan) -> list[str]:
 
 
 def _swapped(plan: Plan) -> list[str]:
-    """What `base` says it was made from is what was given as `aligned`."""
-    base, aligned = plan.inputs["base"], plan.inputs["aligned"]
+    """What the base says it was made from is what was given as the aligned model."""
+    base, aligned = plan.inputs[plan.recipe.base], plan.donor
     name = aligned.source.repo_id or aligned.source.folder.name
     if name in _made_from(base) and name not in (base.source.repo_id, base.source.folder.name):
         return [
-            f"the pair looks swapped: {base.source.label}, given as --sft, names {name}, given as --dpo, "
+            f"the pair looks swapped: {base.source.label}, given as {plan.recipe.base}, names {name}, given as {plan.recipe.donor}, "
             "as the model it was made from."
         ]
     return []
@@ -53,7 +53,7 @@ def _unrelated(plan: Plan) -> list[str]:
     jobs = [job for job in plan.jobs if job.method and len(job.shape) > 1 and job.operands[0].rows is None]
     jobs = sorted(jobs, key=lambda job: -job.n_elements)[:_TENSORS]
     dot = base_norm = norm = moved = 0.0
-    with Shards(plan.inputs["base"]) as base, Shards(plan.inputs["aligned"]) as aligned:
+    with Shards(plan.inputs[plan.recipe.base]) as base, Shards(plan.donor) as aligned:
         for job in jobs:
             a, b = _sample(base, job, 0), _sample(aligned, job, 1)
             dot += float((a * b).sum())

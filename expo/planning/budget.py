@@ -25,7 +25,7 @@ def wide_bytes(job: Job) -> int:
 
 
 def scratch_bytes(job: Job, tile: int = TILE) -> int:
-    """Bytes that one worker needs for one tile of a job: more where the method takes whole rows, or the whole tensor."""
+    """Bytes that one worker needs for one tile of a job: more where the method takes whole rows or tensors."""
     n = {"tile": tile, "row": max(tile, job.width), "tensor": max(tile, job.n_elements)}[job.reads]
     raw = sum(operand.spec.dtype.bits for operand in job.operands) + job.dtype.bits
     # Wide copies of each input, the result, and four temporaries of rounding and of the report.

@@ -30,8 +30,8 @@ def _swapped(plan: Plan) -> list[str]:
     name = aligned.source.repo_id or aligned.source.folder.name
     if name in _made_from(base) and name not in (base.source.repo_id, base.source.folder.name):
         return [
-            f"the pair looks swapped: {base.source.label}, given as {plan.recipe.base}, names {name}, given as {plan.recipe.donor}, "
-            "as the model it was made from."
+            f"the pair looks swapped: {base.source.label}, given as {plan.recipe.base}, names {name}, "
+            f"given as {plan.recipe.donor}, as the model it was made from."
         ]
     return []
 

@@ -18,7 +18,7 @@ def default_threads() -> int:
 
 def wide_bytes(job: Job) -> int:
     """Bytes of one element while it is computed on: 4 where nothing has over 16 bits, else 8."""
-    narrow = job.dtype.bits <= 16 and all(operand.spec.dtype.bits <= 16 for operand in job.operands)
+    narrow = job.dtype.bits <= 16 and all(operand.spec.stored_dtype.bits <= 16 for operand in job.operands)
     return 4 if narrow else 8
 
 
@@ -27,7 +27,8 @@ def scratch_bytes(job: Job, tile: int = TILE) -> int:
     raw = sum(operand.spec.dtype.bits for operand in job.operands) + job.dtype.bits
     # Wide copies of each input, the result, and four temporaries of rounding and of the report.
     wide = (len(job.operands) + 5) * wide_bytes(job)
-    return tile * (raw // 8 + wide)
+    views = sum(operand.spec.view.scratch_bytes for operand in job.operands if operand.spec.view)
+    return tile * (raw // 8 + wide) + views
 
 
 def peak_memory(plan: Plan, threads: int, tile: int = TILE) -> int:
@@ -89,7 +90,7 @@ def summary(plan: Plan, threads: int) -> str:
     parameters = ", ".join(f"{name} {value}" for name, value in recipe.parameters.items())
     lines = [f"{recipe.method} ({parameters})"]
     for role, checkpoint in plan.inputs.items():
-        types = sorted({spec.dtype.name for spec in checkpoint.tensors.values()})
+        types = sorted({spec.stored_dtype.name for spec in checkpoint.tensors.values()})
         lines.append(
             f"  {role:<8} {checkpoint.source.label}: {len(checkpoint.tensors)} tensors, "
             f"{count(checkpoint.n_parameters)} parameters, {' '.join(types)}, {size(checkpoint.n_bytes)}"

@@ -35,7 +35,8 @@ def plan(recipe: Recipe, inputs: Mapping[str, Checkpoint] | None = None) -> Plan
     if found.problems:
         raise PlanError(found.problems)
     donor = inputs[method.donor]
-    warnings = [*found.warnings, *_tokenizer_warnings(donor, inputs)]
+    opened = [warning for checkpoint in inputs.values() for warning in checkpoint.warnings]
+    warnings = [*opened, *found.warnings, *_tokenizer_warnings(donor, inputs)]
     jobs, shards = _lay_out(recipe, donor, found.matches)
     return Plan(recipe, inputs, jobs, shards, tuple(found.tied), tuple(found.left_out), tuple(warnings))
 
@@ -87,7 +88,7 @@ def _form(recipe: Recipe, match: Match):
     """The element type and shape that a tensor is written in."""
     spec = (match.operands[match.copied_from] if match.copied_from else _donor_operand(recipe, match)).spec
     wanted = recipe.output_dtype()
-    return (wanted if wanted and spec.dtype.computed else spec.dtype), spec.shape
+    return (wanted if wanted and spec.dtype.computed else spec.stored_dtype), spec.shape
 
 
 def _donor_operand(recipe: Recipe, match: Match):

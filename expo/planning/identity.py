@@ -15,18 +15,20 @@ from expo.version import __version__
 def input_record(checkpoint: Checkpoint) -> dict[str, Any]:
     """What identifies an input to someone who has it: no path, no time."""
     source = checkpoint.source
+    adapters = [{"label": a.label, "repo_id": a.repo_id, "revision": a.revision} for a in source.adapters]
     return {
         "label": source.label,
         "repo_id": source.repo_id,
         "revision": source.revision,
-        "files": {f.name: {"n_bytes": f.n_bytes, "header": f.header_hash} for f in checkpoint.files.values()},
+        "files": {f.name: {"n_bytes": f.n_bytes, "header": f.header_hash} for f in checkpoint.every_file},
+        **({"adapters": adapters} if adapters else {}),
     }
 
 
 def fingerprint(plan: Plan) -> str:
     """A hash of all that decides the output's bytes, and of what identifies the inputs on this machine."""
     inputs = {role: input_record(checkpoint) for role, checkpoint in plan.inputs.items()}
-    times = {role: [f.mtime_ns for f in checkpoint.files.values()] for role, checkpoint in plan.inputs.items()}
+    times = {role: [f.mtime_ns for f in checkpoint.every_file] for role, checkpoint in plan.inputs.items()}
     # What configs and tokenizers decide, and what an input was allowed to hold.
     made_of = [
         (job.name, job.noise_name, job.method, [(o.role, o.spec.name, o.rows) for o in job.operands])
@@ -53,6 +55,8 @@ def description(plan: Plan) -> str:
 def check_output(plan: Plan, sink: FolderSink) -> None:
     """Everything about the output's place that can be known to fail; raises OutputError or DiskFull."""
     roots = {role: _root(checkpoint) for role, checkpoint in plan.inputs.items()}
+    for role, checkpoint in plan.inputs.items():
+        roots |= {f"adapter {k} of {role}": a.folder for k, a in enumerate(checkpoint.source.adapters, 1)}
     sink.check(roots, plan.n_bytes_written, fingerprint(plan))
 
 

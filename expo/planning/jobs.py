@@ -95,7 +95,7 @@ class Plan:
 
     @property
     def n_bytes_read(self) -> int:
-        return sum(operand.spec.n_bytes for job in self.jobs for operand in job.operands)
+        return sum(operand.spec.n_bytes_stored for job in self.jobs for operand in job.operands)
 
     @property
     def weight_map(self) -> dict[str, str]:

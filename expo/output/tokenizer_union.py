@@ -11,6 +11,7 @@ from expo.errors import UnionRefused
 
 _WAY_OUT = "Take one tokenizer for the output: `tokenizer: {source: base}`, or a model's name as source."
 _HOW = ("normalizer", "pre_tokenizer", "decoder")
+_MARGIN = 0.1  # of log-likelihood: more than sums of scores round by
 _KINDS = {"BPE", "Unigram", "WordPiece", "WordLevel"}
 
 
@@ -56,7 +57,7 @@ def union(table: dict, others: Sequence[dict], rows: Mapping[str, int], added: M
         held = model["vocab"] | {token: rows[token] for token in [*new, *outside]}
         model["vocab"] = dict(sorted(held.items(), key=lambda item: item[1]))
     else:
-        model["vocab"] = _scored(model["vocab"], others, new, outside, rows)
+        model["vocab"] = _scored(model, others, new, outside, rows)
     if "merges" in model:
         model["merges"] = _merges(model["merges"], others, set(new))
     return table
@@ -80,15 +81,26 @@ def _merges(merges: list, others: Sequence[dict], new: set[str]) -> list:
     return [" ".join(pair) if as_text else list(pair) for pair in kept]
 
 
-def _scored(vocab: list, others: Sequence[dict], new: list[str], outside: list[str], rows: Mapping[str, int]) -> list:
-    """A Unigram's pieces by id: new ones with their own scores, added tokens with one below all others."""
+def _scored(model: dict, others: Sequence[dict], new: list[str], outside: list[str], rows: Mapping[str, int]) -> list:
+    """A Unigram's pieces by id: the new ones score below the pieces that spell them, so that no known text changes.
+
+    A new piece with a character that the first tokenizer lacks keeps its own score.
+    """
+    from tokenizers.models import Unigram
+
+    vocab = model["vocab"]
+    own = Unigram([tuple(piece) for piece in vocab], model.get("unk_id"), bool(model.get("byte_fallback")))
+    unknown = {model.get("unk_id")}
     scores: dict[str, float] = {}
     for other in others:
         for piece, score in other["model"]["vocab"]:
             scores.setdefault(piece, score)
-    lowest = min((score for _, score in vocab), default=0.0) - 10.0
-    behind = {rows[token]: [token, scores[token]] for token in new}
-    behind |= {rows[token]: [token, lowest] for token in outside}
+    behind = {rows[token]: [token, min((score for _, score in vocab), default=0.0)] for token in outside}
+    for token in new:
+        spelled = [piece.id for piece in own.tokenize(token)]
+        known = spelled and not unknown & set(spelled)
+        below = sum(vocab[row][1] for row in spelled) - _MARGIN if known else scores[token]
+        behind[rows[token]] = [token, min(below, scores[token])]
     if not _in_sequence(sorted(behind), len(vocab)):
         raise UnionRefused("tokenizer: union: a Unigram vocabulary cannot leave out ids, and base's does.", _WAY_OUT)
     return [*vocab, *(behind[row] for row in sorted(behind))]

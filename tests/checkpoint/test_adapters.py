@@ -217,7 +217,7 @@ def test_a_resized_vocabulary_is_named(refused):
 
 def test_a_quantised_base_is_named(tmp_path):
     base = write_checkpoint(tmp_path / "base", {f"{Q}.weight": torch.zeros(128, 1, dtype=torch.uint8)})
-    with pytest.raises(AdapterMismatch, match="U8.*quantised"):
+    with pytest.raises(AdapterMismatch, match=r"U8.*quantised"):
         open_checkpoint(f"{base}+{write_adapter(tmp_path / 'adapter', factors())}")
 
 

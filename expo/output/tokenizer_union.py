@@ -4,7 +4,8 @@ What stays the first one's: normaliser, pre-tokeniser, post-processor, decoder. 
 tokenizer cuts it; a new token is found where its pieces meet in such a cut.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from expo.errors import UnionRefused
@@ -13,6 +14,11 @@ _WAY_OUT = "Take one tokenizer for the output: `tokenizer: {source: base}`, or a
 _HOW = ("normalizer", "pre_tokenizer", "decoder")
 _MARGIN = 0.1  # of log-likelihood: more than sums of scores round by
 _KINDS = {"BPE", "Unigram", "WordPiece", "WordLevel"}
+
+
+def outline(table: dict) -> dict:
+    """A tokenizer.json without its tokens."""
+    return {**table, "model": {k: v for k, v in table["model"].items() if k not in ("vocab", "merges")}}
 
 
 def check_alike(first: tuple[str, dict], other: tuple[str, dict]) -> None:
@@ -34,7 +40,27 @@ def cuts_differ(table: dict, other: dict) -> list[str]:
     return [part for part in _HOW if table.get(part) != other.get(part)]
 
 
-def union(table: dict, others: Sequence[dict], rows: Mapping[str, int], added: Mapping[str, dict]) -> dict:
+@dataclass(frozen=True)
+class Lent:
+    """What one tokenizer.json says of new tokens; the rest of it need not be held."""
+
+    merges: list[tuple[str, str]]  # those that make a new token, in their order
+    scores: dict[str, float]  # of a Unigram's new pieces
+
+
+def lend(table: dict, new: Collection[str]) -> Lent:
+    """The part of a tokenizer.json that a union with the tokens `new` is made of."""
+    model = table["model"]
+    prefix = model.get("continuing_subword_prefix") or ""
+    pairs = _pairs(model.get("merges") or ())
+    pieces = model["vocab"] if isinstance(model["vocab"], list) else ()
+    return Lent(
+        [(left, right) for left, right in pairs if left + right.removeprefix(prefix) in new],
+        {piece: score for piece, score in pieces if piece in new},
+    )
+
+
+def union(table: dict, lent: Sequence[Lent], rows: Mapping[str, int], added: Mapping[str, dict]) -> dict:
     """tokenizer.json of the first table with every token of `rows`.
 
     rows: token -> id, the first table's own unchanged. added: how tokens beside the model's own are matched, for all
@@ -57,9 +83,9 @@ def union(table: dict, others: Sequence[dict], rows: Mapping[str, int], added: M
         held = model["vocab"] | {token: rows[token] for token in [*new, *outside]}
         model["vocab"] = dict(sorted(held.items(), key=lambda item: item[1]))
     else:
-        model["vocab"] = _scored(model, others, new, outside, rows)
+        model["vocab"] = _scored(model, lent, new, outside, rows)
     if "merges" in model:
-        model["merges"] = _merges(model["merges"], others, set(new))
+        model["merges"] = _merges(model["merges"], lent)
     return table
 
 
@@ -68,42 +94,46 @@ def merge_lines(table: dict) -> list[str]:
     return [" ".join(pair) for pair in _pairs(table["model"].get("merges") or ())]
 
 
-def _merges(merges: list, others: Sequence[dict], new: set[str]) -> list:
-    """The first one's merges, then those of the others that make a new token, in their order."""
+def _merges(merges: list, lent: Sequence[Lent]) -> list:
+    """The first one's merges, then those of the others, written as the first one writes them where that can be."""
     kept = dict.fromkeys(_pairs(merges))
-    prefix = others[0]["model"].get("continuing_subword_prefix") or "" if others else ""
-    for other in others:
-        for left, right in _pairs(other["model"].get("merges") or ()):
-            if left + right.removeprefix(prefix) in new:
-                kept.setdefault((left, right))
+    for other in lent:
+        kept |= dict.fromkeys(pair for pair in other.merges if pair not in kept)
     spaced = any(" " in piece for pair in kept for piece in pair)
     as_text = not spaced and all(isinstance(merge, str) for merge in merges)
     return [" ".join(pair) if as_text else list(pair) for pair in kept]
 
 
-def _scored(model: dict, others: Sequence[dict], new: list[str], outside: list[str], rows: Mapping[str, int]) -> list:
+def _scored(model: dict, lent: Sequence[Lent], new: list[str], outside: list[str], rows: Mapping[str, int]) -> list:
     """A Unigram's pieces by id: the new ones score below the pieces that spell them, so that no known text changes.
 
     A new piece with a character that the first tokenizer lacks keeps its own score.
     """
-    from tokenizers.models import Unigram
-
     vocab = model["vocab"]
-    own = Unigram([tuple(piece) for piece in vocab], model.get("unk_id"), bool(model.get("byte_fallback")))
-    unknown = {model.get("unk_id")}
     scores: dict[str, float] = {}
-    for other in others:
-        for piece, score in other["model"]["vocab"]:
-            scores.setdefault(piece, score)
+    for other in lent:
+        scores = other.scores | scores
     behind = {rows[token]: [token, min((score for _, score in vocab), default=0.0)] for token in outside}
-    for token in new:
-        spelled = [piece.id for piece in own.tokenize(token)]
-        known = spelled and not unknown & set(spelled)
-        below = sum(vocab[row][1] for row in spelled) - _MARGIN if known else scores[token]
+    for token, spelled in _spelled(model, new):
+        below = sum(vocab[row][1] for row in spelled) - _MARGIN if spelled else scores[token]
         behind[rows[token]] = [token, min(below, scores[token])]
-    if not _in_sequence(sorted(behind), len(vocab)):
+    if not _in_sequence(list(behind), len(vocab)):
         raise UnionRefused("tokenizer: union: a Unigram vocabulary cannot leave out ids, and base's does.", _WAY_OUT)
     return [*vocab, *(behind[row] for row in sorted(behind))]
+
+
+def _spelled(model: dict, tokens: Sequence[str]) -> Iterator[tuple[str, list[int]]]:
+    """Each token and the pieces that a Unigram spells it with; none where it lacks a character."""
+    from tokenizers.models import Unigram
+
+    unknown = model.get("unk_id")
+    if unknown is None:  # without one the library refuses what it cannot spell
+        yield from ((token, []) for token in tokens)
+        return
+    own = Unigram([tuple(piece) for piece in model["vocab"]], unknown, bool(model.get("byte_fallback")))
+    for token in tokens:
+        ids = [piece.id for piece in own.tokenize(token)]
+        yield token, [] if unknown in ids else ids
 
 
 def _in_sequence(ids: Sequence[int], first: int) -> bool:
@@ -147,7 +177,7 @@ def _types(part: object) -> set[str]:
     return set()
 
 
-def misplaced(text: str, rows: Mapping[str, int]) -> list[str]:
+def misplaced(text: bytes, rows: Mapping[str, int]) -> list[str]:
     """The tokens to which the `tokenizers` library gives another id than planned, once it has loaded a tokenizer.json.
 
     Raises UnionRefused where it does not load it.
@@ -155,7 +185,7 @@ def misplaced(text: str, rows: Mapping[str, int]) -> list[str]:
     from tokenizers import Tokenizer
 
     try:
-        loaded = Tokenizer.from_str(text)
+        loaded = Tokenizer.from_buffer(text)
     except Exception as error:  # the library raises nothing narrower
         raise UnionRefused(f"tokenizer: union: the vocabularies do not fit together: {error}.", _WAY_OUT) from error
     return [token for token, row in rows.items() if loaded.token_to_id(token) != row]

@@ -37,15 +37,19 @@ def peak_memory(plan: Plan, threads: int, tile: int = TILE) -> int:
     return INTERPRETER + headers + threads * max((scratch_bytes(job, tile) for job in plan.jobs), default=0)
 
 
-def check_memory(plan: Plan, threads: int) -> None:
-    """Raise PlanError where the run needs more memory than the machine has to give."""
+def free_memory() -> int | None:
+    """Bytes that the machine has to give; None where it does not say."""
     try:
         with open("/proc/meminfo") as file:
-            free = next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:"))
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:"))
     except (OSError, StopIteration):
-        return
-    needed = peak_memory(plan, threads)
-    if needed > free:
+        return None
+
+
+def check_memory(plan: Plan, threads: int) -> None:
+    """Raise PlanError where the run needs more memory than the machine has to give."""
+    free, needed = free_memory(), peak_memory(plan, threads)
+    if free is not None and needed > free:
         raise PlanError(
             f"{threads} workers need {size(needed)} of memory, and {size(free)} are free. Ask for fewer: --threads."
         )

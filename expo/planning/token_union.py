@@ -1,7 +1,7 @@
 """The union of the inputs' vocabularies: its tokens with their ids, and the files that hold it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from expo.checkpoint.files import read_small
@@ -11,7 +11,7 @@ from expo.checkpoint.tokens import MAX_BYTES, REMEDY, Tokens, read_table
 from expo.errors import UnionRefused
 from expo.output import json_edit
 from expo.output.tokenizer import TokenizerFiles, chosen
-from expo.output.tokenizer_union import check_alike, cuts_differ, merge_lines, misplaced, union
+from expo.output.tokenizer_union import Lent, check_alike, cuts_differ, lend, merge_lines, misplaced, outline, union
 from expo.planning.token_rows import union_rows
 
 _PIECES_FILES = (".model", ".spm", ".tiktoken", "tekken.json")  # that expo cannot add pieces to
@@ -42,25 +42,37 @@ def make_union(first: str, known: Mapping[str, Tokens], checkpoints: Mapping[str
                 f"{REMEDY} Or take one tokenizer: `tokenizer: {{source: base}}`.",
             )
     rows = union_rows(own.rows, [known[name].rows for name in differing])
+    added = _added(rows, [own, *(known[name] for name in differing)])
+    new = {token for token in rows if token not in own.rows and token not in added}
+    # One table at a time: a large one takes 100 MB.
+    read = {name: _read_for(checkpoints[name], new) for name in differing}
     table = read_table(checkpoints[first]) if differing else {}
-    notes, lenders = [], []
-    for name in differing:
-        other = read_table(checkpoints[name])
+    notes = []
+    for name, (other, _) in read.items():
         check_alike((first, table), (name, other))
         if parts := cuts_differ(table, other):
             notes.append(f"tokenizer: {name} differs from {first} in {' and '.join(parts)}; the output has {first}'s.")
-        if any(token not in own.rows and token not in known[name].added for token in known[name].rows):
-            lenders.append({"model": other["model"]})
     if len(rows) == len(own.rows):
         return Union(rows, TokenizerFiles(source.folder, names), notes)
-    added = _added(rows, [own, *(known[name] for name in differing)])
-    made = union(table, lenders, rows, added)
+    made = union(table, [lent for _, lent in read.values()], rows, added)
     written = _written(checkpoints[first], made, rows, added, own)
+    del table, made
+    if wrong := misplaced(written["tokenizer.json"], rows):
+        raise UnionRefused(
+            f"tokenizer: union: {len(wrong)} tokens would not keep their ids, such as {wrong[0]!r}.",
+            "Take one tokenizer for the output: `tokenizer: {source: base}`, or a model's name as source.",
+        )
     copied = [name for name in names if name not in written]
-    if lenders and (dropped := [name for name in copied if name.endswith(_PIECES_FILES)]):
+    if new and (dropped := [name for name in copied if name.endswith(_PIECES_FILES)]):
         notes.append(f"tokenizer: {', '.join(dropped)} cannot take new pieces and is left out; tokenizer.json has all.")
         copied = [name for name in copied if name not in dropped]
     return Union(rows, TokenizerFiles(source.folder, tuple(copied), written), notes)
+
+
+def _read_for(checkpoint: Checkpoint, new: Collection[str]) -> tuple[dict, Lent]:
+    """What a tokenizer.json says of how it works, and of new tokens."""
+    table = read_table(checkpoint)
+    return outline(table), lend(table, new)
 
 
 def _added(rows: Mapping[str, int], owners: list[Tokens]) -> dict[str, dict]:
@@ -77,15 +89,9 @@ def _written(
     base: Checkpoint, made: dict, rows: dict[str, int], added: Mapping[str, dict], own: Tokens
 ) -> dict[str, bytes]:
     """tokenizer.json and, where the first input has them, the files that repeat parts of it."""
-    text = _dump(made)
-    if wrong := misplaced(text.decode(), rows):
-        raise UnionRefused(
-            f"tokenizer: union: {len(wrong)} tokens would not keep their ids, such as {wrong[0]!r}.",
-            "Take one tokenizer for the output: `tokenizer: {source: base}`, or a model's name as source.",
-        )
     new = {token: row for token, row in rows.items() if token not in own.rows}
     pieces = any(token not in added for token in new)
-    written = {"tokenizer.json": text}
+    written = {"tokenizer.json": _dump(made)}
     here = base.source.side_files
     if "tokenizer_config.json" in here:
         written |= _config(base, {token: added[token] for token in new if token in added}, rows)
@@ -119,7 +125,8 @@ def _config(base: Checkpoint, new: Mapping[str, dict], rows: Mapping[str, int]) 
 
 
 def _dump(table: dict) -> bytes:
-    return (json.dumps(table, indent=2, ensure_ascii=False) + "\n").encode()
+    # Without an indent: with one, Python's own writer takes seconds for a large vocabulary.
+    return (json.dumps(table, ensure_ascii=False) + "\n").encode()
 
 
 def _read(checkpoint: Checkpoint, name: str) -> bytes:

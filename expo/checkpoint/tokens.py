@@ -1,6 +1,6 @@
 """What a checkpoint's tokenizer files say: which row of the embedding is which token. Reads no tensor data."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,33 +32,35 @@ class Tokens:
     added: dict[str, dict] = field(default_factory=dict)  # tokens beside the model's own, with how they are matched
 
 
-def read_tokens(checkpoint: Checkpoint) -> Tokens:
+def read_tokens(checkpoint: Checkpoint, known: Iterable[Tokens] = ()) -> Tokens:
     """Every token that a checkpoint's tokenizer knows.
 
     Read from tokenizer.json, else vocab.json or vocab.txt, else a sentencepiece model; tokens that only
     tokenizer_config.json or added_tokens.json list are counted in.
+    known: tokenizers read before: one of the same bytes is not read again.
     Raises MissingTokenizer, UnreadableTokenizer, or a HeaderError for text that is no JSON.
     """
     source = checkpoint.source
     here = [name for name in ("tokenizer.json", "vocab.json", "vocab.txt", *SENTENCEPIECE) if name in source.side_files]
     if not here:
         raise MissingTokenizer(f"{source.text}: no tokenizer that expo reads (tokenizer.json).", REMEDY)
+    beside = [name for name in ("added_tokens.json", "tokenizer_config.json") if name in source.side_files]
+    raw = {name: read_small(source.folder / name, MAX_BYTES) for name in (here[0], *beside)}
+    digest = xxhash.xxh3_128_hexdigest(repr([(name, xxhash.xxh3_128_hexdigest(raw[name])) for name in raw]).encode())
+    for twin in known:
+        if twin.digest == digest:
+            return twin
     path = source.folder / here[0]
-    raw = read_small(path, MAX_BYTES)
-    state = xxhash.xxh3_128(raw)
-    rows, added = _READERS.get(here[0], _sentencepiece)(raw, path)
-    for name in ("added_tokens.json", "tokenizer_config.json"):
-        if name in source.side_files:
-            raw = read_small(source.folder / name, MAX_BYTES)
-            state.update(raw)
-            for token, row, how in _listed(raw, source.folder / name):
-                if token not in rows:
-                    rows[token] = row
-                    added[token] = how
+    rows, added = _READERS.get(here[0], _sentencepiece)(raw[here[0]], path)
+    for name in beside:
+        for token, row, how in _listed(raw[name], source.folder / name):
+            if token not in rows:
+                rows[token] = row
+                added[token] = how
     for token, row in rows.items():
         if not 0 <= row < MAX_ID:
             raise UnreadableTokenizer(path, f"the token {shown(token, 40)} has the id {row}, which is no row.")
-    return Tokens(rows, here[0], state.hexdigest(), added)
+    return Tokens(rows, here[0], digest, added)
 
 
 def read_table(checkpoint: Checkpoint) -> dict:

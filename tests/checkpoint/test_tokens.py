@@ -57,7 +57,10 @@ def test_without_tokenizer_json_other_files_are_read(tmp_path):
 def test_equal_tokenizers_have_equal_digests(tmp_path):
     one, two = (opened(tmp_path / name, vocab__json='{"x": 0}') for name in "ab")
     other = opened(tmp_path / "c", vocab__json='{"x": 0}', added_tokens__json='{"y": 1}')
-    assert read_tokens(one).digest == read_tokens(two).digest != read_tokens(other).digest
+    first = read_tokens(one)
+    assert read_tokens(two).digest == first.digest != read_tokens(other).digest
+    assert read_tokens(two, [read_tokens(other), first]) is first
+    assert read_tokens(other, [first]).rows == {"x": 0, "y": 1}
 
 
 def test_no_tokenizer_is_said_with_the_way_out(tmp_path):

@@ -110,9 +110,11 @@ def test_an_input_that_has_the_vocabulary_already_keeps_its_stored_tensors(tmp_p
     spec = plan.inputs["B"].tensors[EMBED]
     assert (spec.file, [part.file for part in spec.parts]) == (
         "model.safetensors",
-        ["A::model.safetensors", "model.safetensors"],
+        ["1::model.safetensors", "model.safetensors"],
     )
-    assert list(plan.inputs["B"].extra_files) == ["A::model.safetensors"]
+    (file,) = plan.inputs["B"].extra_files.values()
+    assert list(plan.inputs["B"].extra_files) == [file.name] == ["1::model.safetensors"]
+    assert file.path == inputs["A"].source.folder / "model.safetensors"
 
 
 def test_a_model_may_be_named_as_the_user_wrote_it(tmp_path):

@@ -4,8 +4,10 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tiny_tokenizers import EMBED, HEAD, model, numbered, word_level
 
+import expo
 from expo.checkpoint import Shards
 from expo.errors import RecipeError
 from expo.planning.tokenizer import with_tokenizer
@@ -274,6 +276,28 @@ def test_types_meet_only_where_rows_are_lent(tmp_path):
     spec = plan.inputs["C"].tensors[EMBED]
     assert (spec.dtype.name, spec.stored_dtype.name) == ("F32", "F16")
     assert firsts(plan.inputs["C"]) == [30, float(torch.tensor(101.0).bfloat16()), 32, 103]
+
+
+def test_rows_of_an_adapted_head_are_those_of_base_plus_adapter(tmp_path):
+    """B's head is a view already; its own rows and those that it lends come through it."""
+    tensors = {EMBED: numbered(5, first=200), HEAD: numbered(5, first=250)}
+    words(tmp_path / "B", B, tensors=tensors, config={"vocab_size": 5})
+    low_rank = {"lora_A": torch.tensor([[1.0, 2.0]]), "lora_B": torch.arange(5.0).view(5, 1) * 16}
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    save_file(
+        {f"base_model.model.lm_head.{part}.weight": tensor for part, tensor in low_rank.items()},
+        adapter / "adapter_model.safetensors",
+    )
+    config = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": ["lm_head"]}
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    adapted = expo.open_checkpoint(f"{tmp_path / 'B'}+{adapter}")
+    ours = {EMBED: numbered(4, first=100), HEAD: numbered(4, first=150)}
+    plan = planned("union", {"A": words(tmp_path / "A", A, tensors=ours), "B": adapted})
+    assert firsts(plan.inputs["B"], HEAD) == [250, 252 + 32, 152, 251 + 16, 253 + 48, 254 + 64]
+    assert firsts(plan.inputs["A"], HEAD) == [150, 151, 152, 153, 253 + 48, 254 + 64]
+    assert firsts(plan.inputs["B"]) == [200, 202, 102, 201, 203, 204]
+    assert set(plan.inputs["A"].extra_files) == {"2::model.safetensors", "2::+1/adapter_model.safetensors"}
 
 
 # --- What the configs say --------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ STAIRS = {
     "planning": 4,
     "stream": 5,
     "analysis": 6,
+    "lora": 7,
     "toy": 7,
     "cli": 9,
 }

@@ -116,7 +116,7 @@ def inspect_checkpoint(checkpoint: Checkpoint) -> Inspection:
         checkpoint,
         Totals.of("all", specs),
         _totals(specs, lambda spec: module_group(spec.name)),
-        _totals(specs, lambda spec: spec.dtype.name),
+        _totals(specs, lambda spec: spec.stored_dtype.name),
         tuple(
             Totals.of(name, found)
             for name, found in _grouped(specs, lambda spec: spec.file, list(checkpoint.files)).items()

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from expo.checkpoint.files import DEFAULT_MAX_HEADER, check_inside
+from expo.checkpoint.files import check_inside
 from expo.checkpoint.spec import Source
 from expo.errors import MissingSource, NotAnAdapter, UnreadableFile, nearest
 
@@ -23,7 +23,7 @@ def split_adapters(text: str) -> list[str]:
     return parts
 
 
-def resolve_adapter(text: str, *, max_header: int = DEFAULT_MAX_HEADER) -> Source:
+def resolve_adapter(text: str) -> Source:
     """Where one adapter is: a folder, its weight file, or a Hub id `org/name[@revision]`.
 
     Raises NotAnAdapter, MissingSource or a HubError.

@@ -24,7 +24,7 @@ def resolve(text: str | Path, *, max_header: int = DEFAULT_MAX_HEADER) -> Source
     """
     if isinstance(text, str) and len(parts := split_adapters(text)) > 1:
         source = _resolve_model(parts[0], max_header)
-        adapters = tuple(resolve_adapter(part, max_header=max_header) for part in parts[1:])
+        adapters = tuple(resolve_adapter(part) for part in parts[1:])
         return replace(source, text=text, adapters=adapters)
     return _resolve_model(text, max_header)
 

@@ -21,6 +21,7 @@ COMMANDS = {
     ),
     "inspect": ("expo.cli.inspect", "Show what a checkpoint holds: tensors, types, shapes, sizes, layers."),
     "diff": ("expo.cli.diff", "Compare two checkpoints tensor by tensor, and what an alpha would really move."),
+    "lora": ("expo.cli.lora", "Extract a LoRA from two checkpoints, or extrapolate between two adapters."),
     "verify": ("expo.cli.verify", "Check a checkpoint against its manifest, or recompute it from its inputs."),
     "demo": ("expo.cli.demo", "Train two toy models, extrapolate, and see whether it helped (half a minute)."),
 }

@@ -118,8 +118,9 @@ def _models(out: Checkpoint, recorded: Mapping[str, Any], given: Mapping[str, st
         models[_role(word, recorded)] = place
     lost = []
     for role, record in recorded.items():
-        if role not in models and record.get("repo_id"):
-            models[role] = f"{record['repo_id']}@{record['revision']}"
+        places = [record, *record.get("adapters", ())]
+        if role not in models and all(place.get("repo_id") for place in places):
+            models[role] = "+".join(f"{place['repo_id']}@{place['revision']}" for place in places)
         elif role not in models:
             lost.append(role)
     if lost:

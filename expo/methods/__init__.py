@@ -1,9 +1,9 @@
 """Merge methods: one file each, a pure function on tiles and its declaration."""
 
-from expo.methods import extrapolate as _extrapolate  # noqa: F401  (registers itself)
 from expo.methods import arcee_fusion as _arcee_fusion  # noqa: F401
 from expo.methods import dare_linear as _dare_linear  # noqa: F401
 from expo.methods import dare_ties as _dare_ties  # noqa: F401
+from expo.methods import extrapolate as _extrapolate  # noqa: F401  (registers itself)
 from expo.methods import iso_c as _iso_c  # noqa: F401
 from expo.methods import karcher as _karcher  # noqa: F401
 from expo.methods import linear as _linear  # noqa: F401

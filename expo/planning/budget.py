@@ -20,7 +20,7 @@ def default_threads() -> int:
 
 def wide_bytes(job: Job) -> int:
     """Bytes of one element while it is computed on: 4 where nothing has over 16 bits, else 8."""
-    narrow = job.dtype.bits <= 16 and all(operand.spec.dtype.bits <= 16 for operand in job.operands)
+    narrow = job.dtype.bits <= 16 and all(operand.spec.stored_dtype.bits <= 16 for operand in job.operands)
     return 4 if narrow else 8
 
 
@@ -33,7 +33,8 @@ def scratch_bytes(job: Job, tile: int = TILE) -> int:
     method = find_method(job.method) if job.method else None
     further = math.ceil(method.scratch * wide_bytes(job)) if method else 0
     survey = SURVEY * (len(job.operands) + 1) if method and method.survey else 0
-    return n * (raw // 8 + wide + further) + survey
+    views = sum(operand.spec.view.scratch_bytes for operand in job.operands if operand.spec.view)
+    return n * (raw // 8 + wide + further) + survey + views
 
 
 def peak_memory(plan: Plan, threads: int, tile: int = TILE) -> int:
@@ -42,15 +43,19 @@ def peak_memory(plan: Plan, threads: int, tile: int = TILE) -> int:
     return INTERPRETER + headers + threads * max((scratch_bytes(job, tile) for job in plan.jobs), default=0)
 
 
-def check_memory(plan: Plan, threads: int) -> None:
-    """Raise PlanError where the run needs more memory than the machine has to give."""
+def free_memory() -> int | None:
+    """Bytes that the machine has to give; None where it does not say."""
     try:
         with open("/proc/meminfo") as file:
-            free = next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:"))
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:"))
     except (OSError, StopIteration):
-        return
-    needed = peak_memory(plan, threads)
-    if needed > free:
+        return None
+
+
+def check_memory(plan: Plan, threads: int) -> None:
+    """Raise PlanError where the run needs more memory than the machine has to give."""
+    free, needed = free_memory(), peak_memory(plan, threads)
+    if free is not None and needed > free:
         raise PlanError(
             f"{threads} workers need {size(needed)} of memory, and {size(free)} are free. Ask for fewer: --threads."
             + _why(plan)
@@ -103,7 +108,7 @@ def summary(plan: Plan, threads: int) -> str:
     recipe, cost = plan.recipe, totals(plan, threads)
     lines = [recipe.title]
     for role, checkpoint in plan.inputs.items():
-        types = sorted({spec.dtype.name for spec in checkpoint.tensors.values()})
+        types = sorted({spec.stored_dtype.name for spec in checkpoint.tensors.values()})
         lines.append(
             f"  {role:<8} {checkpoint.source.label}: {len(checkpoint.tensors)} tensors, "
             f"{count(checkpoint.n_parameters)} parameters, {' '.join(types)}, {size(checkpoint.n_bytes)}"

@@ -72,6 +72,13 @@ class Recipe:
         return self.modules or (Module((Slice(tuple(Source(name) for name in self.models)),)),)
 
     @property
+    def merged(self) -> set[str]:
+        """The models that give tensors or config; the others only lend rows to a tokenizer."""
+        parts = [part for module in self.parts for part in module.slices]
+        named = {source.model for part in parts for source in part.sources} | {part.base for part in parts}
+        return (named | {self.base}) - {None}
+
+    @property
     def donor(self) -> str:
         """The model whose names, config, side files and shards the output takes."""
         if self.base and find_method(self.method).donor == "base":

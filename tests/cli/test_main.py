@@ -1,4 +1,4 @@
-"""Ctrl-C while libraries load ends the command with 130 and one word; afterwards it is the command's own affair again."""
+"""Ctrl-C while libraries load ends the command with 130 and one word; afterwards it is the command's own again."""
 
 import signal
 import subprocess

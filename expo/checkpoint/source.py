@@ -49,12 +49,21 @@ def from_folder(
 ) -> Source:
     """The source in a folder on this machine, which may be a repository's snapshot."""
     folder = folder.absolute()
+    first = choose_weights(_files_at(folder), text)  # before a walk, which may be a whole disk's
     names = list_files(folder)
-    first = choose_weights(names, text)
     sides = tuple(name for name in names if is_side_file(name))
     _check_files(folder, (first, *sides))
     weights, index = _shards(folder, first, max_header)
     return Source(text, folder, weights, index, sides, repo_id, revision)
+
+
+def _files_at(folder: Path) -> list[str]:
+    """The names of the files in the folder itself."""
+    try:
+        with os.scandir(folder) as entries:
+            return [entry.name for entry in entries if not entry.is_dir()]
+    except OSError as error:
+        raise UnreadableFile(f"{folder}: cannot be listed: {error.strerror}.", "Check its permissions.") from error
 
 
 def list_files(folder: Path) -> list[str]:

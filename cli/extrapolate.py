@@ -2,7 +2,7 @@
 
 import click
 
-from expo.cli.options import writing
+from expo.cli.options import recipe_fields, writing
 from expo.recipe import CHOICES
 
 
@@ -25,23 +25,6 @@ def extrapolate(sft: str, dpo: str, alpha: float, arithmetic: str, **options) ->
     A killed run continues when the same command is repeated.
     """
     from expo.cli.write import write
-    from expo.recipe import extrapolation, parse_rename, parse_size
+    from expo.recipe import extrapolation
 
-    recipe = extrapolation(
-        sft=sft,
-        dpo=dpo,
-        alpha=alpha,
-        arithmetic=arithmetic,
-        dtype=options["dtype"],
-        rounding=options["rounding"],
-        seed=options["seed"],
-        shard_size=parse_size(options["shard_size"]) if options["shard_size"] else None,
-        on_mismatch=options["on_mismatch"],
-        vocabulary=options["vocabulary"],
-        tied=options["tied"],
-        rename=tuple(parse_rename(rule) for rule in options["rename"]),
-        saturate=options["saturate"],
-        allow_non_finite=options["allow_non_finite"],
-        max_header=parse_size(options["max_header"]),
-    )
-    write(recipe, options)
+    write(extrapolation(sft=sft, dpo=dpo, alpha=alpha, arithmetic=arithmetic, **recipe_fields(options)), options)

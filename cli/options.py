@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -17,56 +18,69 @@ MAX_HEADER = click.option(
     help="Refuse larger headers; they cost memory and time.",
 )
 
-_WRITING = [
-    click.option(
-        "-o",
-        "--output",
-        type=click.Path(path_type=Path),
-        required=True,
-        help="Folder to write; appears whole or not at all.",
-    ),
-    click.option("--overwrite", is_flag=True, help="Replace OUTPUT, once the new one is complete."),
-    click.option("--dry-run", is_flag=True, help="Print the plan and its budgets; write nothing."),
-    click.option("--dtype", metavar="TYPE", help="Type of floats in the output, such as float32. Default: as in DPO."),
-    click.option(
-        "--rounding",
-        type=click.Choice(CHOICES["rounding"]),
-        default="nearest",
-        show_default=True,
-        help="Stochastic keeps small changes in the mean; seeded.",
-    ),
-    click.option("--seed", default=0, show_default=True, help="Of stochastic rounding."),
-    click.option("--shard-size", metavar="SIZE", help="Largest file, such as 5GB. Default: the same files as DPO."),
-    click.option(
-        "--on-mismatch",
-        type=click.Choice(CHOICES["on_mismatch"]),
-        default="error",
-        show_default=True,
-        help="Tensors on one side only, or of different shape: copy them as they are, or skip them.",
-    ),
-    click.option(
-        "--vocabulary",
-        type=click.Choice(CHOICES["vocabulary"]),
-        default="error",
-        show_default=True,
-        help="Embeddings with different numbers of rows: compute the rows (tokens) that both have and keep DPO's "
-        "others, or keep DPO's whole.",
-    ),
-    click.option(
-        "--tied",
-        type=click.Choice(CHOICES["tied"]),
-        default="error",
-        show_default=True,
-        help="Copies of tied weights that are stored but differ: keep takes each as it is stored.",
-    ),
-    click.option(
-        "--rename",
-        multiple=True,
-        metavar="'OLD=>NEW'",
-        help="Prefix of SFT's tensor names in DPO's spelling, as in 'language_model.=>'; others stay. Repeatable.",
-    ),
-    click.option("--saturate", is_flag=True, help="Clamp results beyond the output type's range instead of stopping."),
-    click.option("--allow-non-finite", is_flag=True, help="Let NaN and infinities pass instead of stopping."),
+PLUGIN = click.option(
+    "--plugin",
+    "plugins",
+    multiple=True,
+    metavar="MODULE",
+    help="Import a module, or a .py file, that registers methods. Repeatable. Recipes cannot ask for it.",
+)
+OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace OUTPUT, once the new one is complete.")
+DRY_RUN = click.option("--dry-run", is_flag=True, help="Print the plan and its budgets; write nothing.")
+
+
+def _form(donor: str, *, from_recipe: bool) -> list[Callable]:
+    """The options that say how a result is written. from_recipe: a recipe gives the defaults."""
+
+    def shown(default: object) -> dict[str, Any]:
+        return {"default": None} if from_recipe else {"default": default, "show_default": True}
+
+    def flag(name: str, text: str) -> Callable:
+        return click.option(name, is_flag=True, default=None if from_recipe else False, help=text)
+
+    own = "the recipe's" if from_recipe else f"as in {donor}"
+    choices = {key: click.Choice(values) for key, values in CHOICES.items()}
+    return [
+        click.option("--dtype", metavar="TYPE", help=f"Type of floats in the output, such as float32. Default: {own}."),
+        click.option(
+            "--rounding",
+            type=choices["rounding"],
+            **shown("nearest"),
+            help="Stochastic keeps small changes in the mean; seeded.",
+        ),
+        click.option("--seed", type=int, **shown(0), help="Of stochastic rounding and of random masks."),
+        click.option("--shard-size", metavar="SIZE", help=f"Largest file, such as 5GB. Default: {own}."),
+        click.option(
+            "--on-mismatch",
+            type=choices["on_mismatch"],
+            **shown("error"),
+            help="Tensors on one side only, or of different shape: copy them as they are, or skip them.",
+        ),
+        click.option(
+            "--vocabulary",
+            type=choices["vocabulary"],
+            **shown("error"),
+            help="Embeddings with different numbers of rows: compute the rows (tokens) that both have and keep "
+            f"{donor}'s others, or keep {donor}'s whole.",
+        ),
+        click.option(
+            "--tied",
+            type=choices["tied"],
+            **shown("error"),
+            help="Copies of tied weights that are stored but differ: keep takes each as it is stored.",
+        ),
+        click.option(
+            "--rename",
+            multiple=True,
+            metavar="'OLD=>NEW'",
+            help=f"Prefix of other inputs' tensor names in {donor}'s spelling, as in 'language_model.=>'. Repeatable.",
+        ),
+        flag("--saturate", "Clamp results beyond the output type's range instead of stopping."),
+        flag("--allow-non-finite", "Let NaN and infinities pass instead of stopping."),
+    ]
+
+
+_RUN = [
     MAX_HEADER,
     click.option("--threads", type=click.IntRange(min=1), help="Workers. Default: one a core. Never changes a byte."),
     click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 or auto."),
@@ -75,8 +89,43 @@ _WRITING = [
 ]
 
 
+def output(*, required: bool) -> Callable:
+    """-o/--output."""
+    text = "Folder to write; appears whole or not at all."
+    return click.option("-o", "--output", type=click.Path(path_type=Path), required=required, help=text)
+
+
 def writing(command: Callable) -> Callable:
-    """The options of every command that writes a checkpoint."""
-    for option in reversed(_WRITING):
+    """The options of every command that writes a checkpoint of its own making."""
+    return _with([output(required=True), OVERWRITE, DRY_RUN, *_form("DPO", from_recipe=False), *_RUN], command)
+
+
+def over_a_recipe(command: Callable) -> Callable:
+    """The same options without defaults: what is given counts instead of what the recipe says."""
+    return _with([*_form("the donor", from_recipe=True), *_RUN], command)
+
+
+def recipe_fields(options: dict[str, Any]) -> dict[str, Any]:
+    """The fields of Recipe that the options of a command give."""
+    from expo.recipe import parse_rename, parse_size
+
+    names = ("dtype", "rounding", "seed", "on_mismatch", "vocabulary", "tied", "saturate", "allow_non_finite")
+    found = {name: options[name] for name in names}
+    found["shard_size"] = parse_size(options["shard_size"]) if options["shard_size"] else None
+    found["rename"] = tuple(parse_rename(rule) for rule in options["rename"]) or None
+    found["max_header"] = parse_size(options["max_header"])
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def load_plugins(names: tuple[str, ...]) -> None:
+    """Import the modules that --plugin names."""
+    from expo.methods.plugins import load_plugin
+
+    for name in names:
+        load_plugin(name)
+
+
+def _with(options: list[Callable], command: Callable) -> Callable:
+    for option in reversed(options):
         command = option(command)
     return command

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from expo.cli.options import JSON, MAX_HEADER, QUIET
+from expo.cli.options import JSON, MAX_HEADER, PLUGIN, QUIET, load_plugins
 from expo.cli.tables import printable
 from expo.errors import VerifyError
 
@@ -47,6 +47,7 @@ def _places(ctx: click.Context, parameter: click.Parameter, texts: tuple[str, ..
     help="Where a local input is now: sft=PATH, dpo=PATH. Repeatable. Inputs from the Hub are found again.",
 )
 @click.option("--allow-non-finite", is_flag=True, help="NaN and infinities are no problem where the hash agrees.")
+@PLUGIN
 @MAX_HEADER
 @click.option("--threads", type=click.IntRange(min=1), help="Workers. Default: one a core.")
 @JSON
@@ -57,6 +58,7 @@ def verify(output: str, recompute: float | None, as_json: bool, quiet: bool, **o
     What was recorded is in its manifest, expo.json. A checkpoint without one is checked for structure and
     finiteness only. All problems are listed; exit 1 if there is any.
     """
+    load_plugins(options.pop("plugins"))
     result = _verify(output, recompute, quiet, options)
     if as_json:
         click.echo(json.dumps(result.record()))

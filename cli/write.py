@@ -26,18 +26,19 @@ def write(recipe: Recipe, options: dict[str, Any]) -> None:
             click.echo(json.dumps({"plan": totals(planned, threads), "warnings": planned.warnings}))
         else:
             click.echo(summary(planned, threads))
-            _warn(*planned.warnings)
+            warn(*planned.warnings)
         return
     if not quiet:
         click.echo(summary(planned, threads), err=True)
-    report = _run(planned, options, threads)
+    report = stream(planned, options["output"], options["overwrite"], options)
     if as_json:
         click.echo(json.dumps(report.record()))
     elif not quiet:
-        click.echo(_closing(report))
+        click.echo(closing(report))
 
 
-def _run(planned, options: dict[str, Any], threads: int):
+def stream(planned, output, overwrite: bool, options: dict[str, Any]):
+    """Run a plan into a folder with a progress bar; returns the report."""
     from expo.cli.main import loading
     from expo.cli.progress import Progress
 
@@ -49,16 +50,16 @@ def _run(planned, options: dict[str, Any], threads: int):
     with Progress(total, moved_for_each=moved, quiet=options["quiet"]) as progress:
         return run(
             planned,
-            options["output"],
-            overwrite=options["overwrite"],
-            threads=threads,
+            output,
+            overwrite=overwrite,
+            threads=options["threads"],
             device=options["device"],
             progress=progress,
-            warn=_warn,
+            warn=warn,
         )
 
 
-def _closing(report) -> str:
+def closing(report) -> str:
     """The summary that closes a run."""
     from expo.planning.budget import size
 
@@ -79,7 +80,7 @@ def _closing(report) -> str:
     return "\n".join(lines)
 
 
-def _warn(*texts: str) -> None:
+def warn(*texts: str) -> None:
     from expo.cli.tables import printable
 
     for text in texts:

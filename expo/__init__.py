@@ -2,6 +2,7 @@
 
     import expo
     expo.extrapolate(sft="A", dpo="B", alpha=0.3, output="OUT")
+    expo.merge("recipe.yaml", output="OUT")
 
 Names are loaded when first used, so that `import expo` costs nothing.
 """
@@ -15,16 +16,19 @@ if TYPE_CHECKING:
     from expo.checkpoint import open_checkpoint
     from expo.methods import method
     from expo.planning import plan
-    from expo.recipe import Recipe, extrapolation
+    from expo.recipe import Recipe, extrapolation, read_recipe
+    from expo.stages import merge
     from expo.stream import load_model, run
 
 _HOMES = {
     "Recipe": "expo.recipe",
     "extrapolation": "expo.recipe",
     "load_model": "expo.stream",
+    "merge": "expo.stages",
     "method": "expo.methods",
     "open_checkpoint": "expo.checkpoint",
     "plan": "expo.planning",
+    "read_recipe": "expo.recipe",
     "run": "expo.stream",
 }
 
@@ -34,9 +38,11 @@ __all__ = [
     "extrapolate",
     "extrapolation",
     "load_model",
+    "merge",
     "method",
     "open_checkpoint",
     "plan",
+    "read_recipe",
     "run",
 ]
 

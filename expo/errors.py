@@ -1,7 +1,7 @@
 """Every error raised on purpose, one class a rule. The command line turns an ExpoError into one message and exit 1."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class ExpoError(Exception):
@@ -287,6 +287,20 @@ class UnionRefused(TokenizerError):
 
 class RecipeError(ExpoError):
     """A recipe asks for something that does not exist or cannot be."""
+
+    where: tuple[str | int, ...] = ()  # the part of the recipe, such as ("parameters", "weight")
+
+
+class WrongRecipe(RecipeError):
+    """Several things are wrong with one recipe."""
+
+    def __init__(self, problems: Sequence[RecipeError]):
+        self.problems = list(problems)
+        super().__init__("\n".join([f"{len(problems)} problems in the recipe:", *map(str, problems)]))
+
+
+class PluginError(RecipeError):
+    """A module that should register a merge method does not."""
 
 
 class UnknownMethod(RecipeError):

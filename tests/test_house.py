@@ -26,6 +26,7 @@ STAIRS = {
     "recipe": 3,
     "planning": 4,
     "stream": 5,
+    "stages": 6,
     "analysis": 6,
     "lora": 7,
     "toy": 7,

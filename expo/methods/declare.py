@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from expo.errors import UnknownMethod, UnknownParameter, nearest
 from expo.methods.parameter import REQUIRED, Parameter
+from expo.methods.plugins import load_entry_points
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -145,7 +146,9 @@ def method(
 
 
 def find_method(name: str) -> Method:
-    """The registered method of that name or alias; raises UnknownMethod with the nearest one."""
+    """The method of that name or alias, from a plugin too; raises UnknownMethod with the nearest one."""
+    if ALIASES.get(name, name) not in METHODS:
+        load_entry_points()
     name = ALIASES.get(name, name)
     if name not in METHODS:
         raise UnknownMethod(name, nearest(name, [*METHODS, *ALIASES]))

@@ -1,28 +1,38 @@
-"""What a recipe must satisfy before any checkpoint is opened: its models against the method, and its parameters."""
+"""What a recipe must satisfy before any checkpoint is opened: its models against the method, and its parameters.
 
+Each error says in `where` which part of the recipe it is about, so that a file's line can be named.
+"""
+
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from expo.errors import RecipeError, nearest
 from expo.methods.declare import Method
 from expo.methods.parameter import REQUIRED
 from expo.recipe.parts import Module, Slice
-from expo.recipe.values import check_setting
+from expo.recipe.values import placed, wrong_in
 
 if TYPE_CHECKING:
     from expo.recipe.recipe import Recipe
 
 
-def check_models(recipe: "Recipe", method: Method) -> None:
-    """Raise RecipeError unless every slice has the models that the method needs."""
+def problems(recipe: "Recipe", method: Method) -> Iterator[RecipeError]:
+    """Everything that is wrong with a recipe's models and parameters."""
     if not recipe.models:
-        raise RecipeError(f"{method.name} needs models, and the recipe names none.")
+        yield RecipeError(f"{method.name} needs models, and the recipe names none.")
+        return
     if recipe.base is not None and recipe.base not in recipe.models:
-        raise RecipeError(f"base {recipe.base!r} is none of the models.{nearest(recipe.base, recipe.models)}")
-    for module in recipe.parts:
-        if not module.slices:
-            raise RecipeError("a module without slices makes nothing.")
-        for part in module.slices:
-            _check_slice(recipe, method, part)
+        text = f"base {recipe.base!r} is none of the models.{nearest(recipe.base, recipe.models)}"
+        yield placed(RecipeError(text), "base")
+        return
+    for where, module, part in _slices(recipe):
+        if part is None:
+            yield placed(RecipeError("a module without slices makes nothing."), *where)
+        else:
+            yield from (placed(error, *where) for error in _wrong_slice(recipe, method, part))
+            yield from (placed(error, *where) for error in _lacking(recipe, method, module, part))
+    for where, given, of_one_model in scopes(recipe):
+        yield from (placed(error, *where) for error in _wrong_parameters(method, given, of_one_model))
 
 
 def models_of(recipe: "Recipe", method: Method, part: Slice) -> list[int]:
@@ -31,79 +41,93 @@ def models_of(recipe: "Recipe", method: Method, part: Slice) -> list[int]:
     return [i for i, source in enumerate(part.sources) if source.model != base]
 
 
-def _check_slice(recipe: "Recipe", method: Method, part: Slice) -> None:
-    for source in part.sources:
+def _slices(recipe: "Recipe") -> Iterator[tuple[tuple, Module, Slice | None]]:
+    for m, module in enumerate(recipe.parts):
+        if not module.slices:
+            yield ("modules", m), module, None
+        for s, part in enumerate(module.slices):
+            yield ("modules", m, "slices", s), module, part
+
+
+def _wrong_slice(recipe: "Recipe", method: Method, part: Slice) -> Iterator[RecipeError]:
+    for i, source in enumerate(part.sources):
         if source.model not in recipe.models:
-            raise RecipeError(f"{source.model!r} is none of the models.{nearest(source.model, recipe.models)}")
+            text = f"{source.model!r} is none of the models.{nearest(source.model, recipe.models)}"
+            yield placed(RecipeError(text), "sources", i)
         low, high = source.layers or (0, 1)
         if not 0 <= low < high:
-            raise RecipeError(f"{source.model}: layer_range [{low}, {high}] holds no layer.")
-    lengths = {source.layers and source.layers[1] - source.layers[0] for source in part.sources}
-    if len(lengths) > 1:
-        ranges = ", ".join(f"{source.model} {list(source.layers or ())}" for source in part.sources)
-        raise RecipeError(f"the sources of one slice must have as many layers: {ranges}.")
+            text = f"{source.model}: layer_range [{low}, {high}] holds no layer."
+            yield placed(RecipeError(text), "sources", i, "layers")
+    if len({source.layers and source.layers[1] - source.layers[0] for source in part.sources}) > 1:
+        ranges = ", ".join(f"{s.model} {list(s.layers) if s.layers else 'whole'}" for s in part.sources)
+        yield RecipeError(f"the sources of one slice must have as many layers: {ranges}.")
     base = part.base or recipe.base
     if method.base == "required" and base is None:
-        raise RecipeError(f"{method.name} needs a base model: add base_model.")
-    if base is not None and base not in recipe.models:
-        raise RecipeError(f"base {base!r} is none of the models.{nearest(base, recipe.models)}")
+        yield RecipeError(f"{method.name} needs a base model: add base_model.")
+    elif base is not None and base not in recipe.models:
+        yield placed(RecipeError(f"base {base!r} is none of the models.{nearest(base, recipe.models)}"), "base")
+    else:
+        yield from _wrong_count(recipe, method, part)
+
+
+def _wrong_count(recipe: "Recipe", method: Method, part: Slice) -> Iterator[RecipeError]:
     fewest, most = method.models
-    n_models = len(models_of(recipe, method, part))
-    if n_models < fewest or (most is not None and n_models > most):
-        wanted = str(fewest) if fewest == most else f"at least {fewest}" if most is None else f"{fewest} to {most}"
-        beside = " beside its base" if method.base == "required" else ""
-        plural = "" if fewest == 1 and most in (1, None) else "s"
-        named = ", ".join(part.sources[i].model for i in models_of(recipe, method, part))
-        raise RecipeError(
-            f"{method.name} merges {wanted} model{plural}{beside}; the recipe gives {n_models}"
-            + (f" ({named})." if named else ".")
-        )
+    given = [part.sources[i].model for i in models_of(recipe, method, part)]
+    if len(given) >= fewest and (most is None or len(given) <= most):
+        return
+    wanted = str(fewest) if fewest == most else f"at least {fewest}" if most is None else f"{fewest} to {most}"
+    beside = " beside its base" if method.base == "required" else ""
+    names = f" ({', '.join(given)})" if given else ""
+    yield RecipeError(
+        f"{method.name} merges {wanted} model{'' if wanted.endswith('1') else 's'}{beside}; "
+        f"the recipe gives {len(given)}{names}."
+    )
 
 
 def with_defaults(recipe: "Recipe", method: Method) -> dict[str, Any]:
     """The recipe's own parameters, checked, and the defaults of those that are given nowhere."""
-    for where, given in scopes(recipe.parts):
-        _check(method, given, for_one_model=where == "source")
-    _check(method, recipe.parameters, for_one_model=False)
     defaults = {p.name: p.default for p in method.parameters.values() if p.default is not REQUIRED}
-    for name, parameter in method.parameters.items():
-        if parameter.default is REQUIRED and name not in recipe.parameters:
-            _check_given(recipe, method, name)
     given = {n: method.known(n).checked(v) if _single(v) else v for n, v in recipe.parameters.items()}
     return {**defaults, **given}
 
 
-def scopes(modules: tuple[Module, ...]):
-    """(kind, parameters) of each place below the recipe's own."""
-    for module in modules:
-        yield "module", module.parameters
-        for part in module.slices:
-            yield "slice", part.parameters
-            for source in part.sources:
-                yield "source", source.parameters
+def scopes(recipe: "Recipe") -> Iterator[tuple[tuple, dict[str, Any], bool]]:
+    """(where, parameters, whether they are of one model) of every place that holds parameters, the widest first."""
+    yield (), recipe.parameters, False
+    for m, module in enumerate(recipe.modules):
+        yield ("modules", m), module.parameters, False
+        for s, part in enumerate(module.slices):
+            yield ("modules", m, "slices", s), part.parameters, False
+            for i, source in enumerate(part.sources):
+                yield ("modules", m, "slices", s, "sources", i), source.parameters, True
 
 
-def _check(method: Method, given: dict[str, Any], *, for_one_model: bool) -> None:
+def _wrong_parameters(method: Method, given: dict[str, Any], of_one_model: bool) -> Iterator[RecipeError]:
     for name, setting in given.items():
-        parameter = method.known(name)
-        if for_one_model and not parameter.each:
-            raise RecipeError(f"{name} is a parameter of the whole merge, not of one model: write it under parameters.")
-        check_setting(parameter, setting)
+        try:
+            parameter = method.known(name)
+        except RecipeError as error:
+            yield placed(error, "parameters", name)
+            continue
+        if of_one_model and not parameter.each:
+            text = f"{name} is a parameter of the whole merge, not of one model: write it under parameters."
+            yield placed(RecipeError(text), "parameters", name)
+        yield from (placed(error, "parameters", name) for error in wrong_in(parameter, setting))
 
 
-def _check_given(recipe: "Recipe", method: Method, name: str) -> None:
+def _lacking(recipe: "Recipe", method: Method, module: Module, part: Slice) -> Iterator[RecipeError]:
     """A parameter without a default is given somewhere for every model that needs it."""
-    for module in recipe.parts:
-        for part in module.slices:
-            above = name in module.parameters or name in part.parameters
-            lacking = [
-                part.sources[i].model
-                for i in models_of(recipe, method, part)
-                if not above and not (method.parameters[name].each and name in part.sources[i].parameters)
-            ]
-            if lacking:
-                of = f" for {lacking[0]}" if method.parameters[name].each else ""
-                raise RecipeError(f"{method.name} needs {name}{of}: add it under parameters.")
+    above = recipe.parameters.keys() | module.parameters.keys() | part.parameters.keys()
+    for name, parameter in method.parameters.items():
+        if parameter.default is not REQUIRED or name in above:
+            continue
+        own = [(i, part.sources[i]) for i in models_of(recipe, method, part)]
+        lacking = [i for i, source in own if not (parameter.each and name in source.parameters)]
+        if lacking and not parameter.each:
+            yield RecipeError(f"{method.name} needs {name}: add it under parameters.")
+        elif lacking:
+            text = f"{method.name} needs {name} for {part.sources[lacking[0]].model}: add it under parameters."
+            yield placed(RecipeError(text), "sources", lacking[0])
 
 
 def _single(value: Any) -> bool:

@@ -1,16 +1,18 @@
 """What the user asks for: a method, its inputs and parameters, and how to write the result. No I/O, no tensors."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from expo.dtypes import BY_TORCH_NAME, COMPUTED, DTYPES, DType
-from expo.errors import BadSetting, RecipeError
+from expo.errors import BadSetting, RecipeError, WrongRecipe
 from expo.methods import find_method
-from expo.recipe.check import check_models, with_defaults
+from expo.recipe.check import problems, with_defaults
 from expo.recipe.parts import Module, Slice, Source
 from expo.recipe.tokenizer import TokenizerSpec
+from expo.recipe.values import placed
 
 CHOICES = {
     "rounding": ("nearest", "stochastic"),
@@ -47,24 +49,37 @@ class Recipe:
     max_header: int = 16 * 2**20  # bytes
 
     def __post_init__(self) -> None:
+        wrong = list(self._wrong_fields())
+        try:
+            method = find_method(self.method)
+        except RecipeError as error:
+            raise_all([*wrong, placed(error, "method")])
+        object.__setattr__(self, "method", method.name)
+        raise_all([*wrong, *problems(self, method)])
+        object.__setattr__(self, "parameters", with_defaults(self, method))
+        if self.arithmetic == "reference" and (self.method != "extrapolate" or len(self.models) != 2):
+            text = "arithmetic: reference repeats the ExPO authors' script; it exists for extrapolate only."
+            raise placed(RecipeError(text), "arithmetic")
+
+    def _wrong_fields(self) -> Iterator[RecipeError]:
+        """Everything that is wrong beside models and parameters."""
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
-                raise BadSetting(name, getattr(self, name), known)
+                yield placed(BadSetting(name, getattr(self, name), known), name)
         if type(self.seed) is not int:
-            raise RecipeError(f"seed must be a whole number, not {self.seed!r}.")
+            yield placed(RecipeError(f"seed must be a whole number, not {self.seed!r}."), "seed")
         if self.shard_size is not None and not (type(self.shard_size) is int and self.shard_size > 0):
-            raise RecipeError(f"shard_size must be a positive number of bytes, not {self.shard_size!r}.")
+            text = f"shard_size must be a positive number of bytes, not {self.shard_size!r}."
+            yield placed(RecipeError(text), "shard_size")
         if not all(isinstance(rule, tuple | list) and len(rule) == 2 for rule in self.rename):
-            raise RecipeError(f"rename must hold pairs of prefixes, (old, new), not {self.rename!r}.")
+            yield placed(RecipeError(f"rename must hold pairs of prefixes, (old, new), not {self.rename!r}."), "rename")
         if not isinstance(self.dtype, str | None):
-            raise RecipeError(f"dtype must be a name such as 'float32', not {self.dtype!r}.")
-        method = find_method(self.method)
-        object.__setattr__(self, "method", method.name)
-        check_models(self, method)
-        object.__setattr__(self, "parameters", with_defaults(self, method))
-        self.output_dtype()
-        if self.arithmetic == "reference" and (self.method != "extrapolate" or len(self.models) != 2):
-            raise RecipeError("arithmetic: reference repeats the ExPO authors' script; it exists for extrapolate only.")
+            yield placed(RecipeError(f"dtype must be a name such as 'float32', not {self.dtype!r}."), "dtype")
+        elif self.arithmetic in CHOICES["arithmetic"]:
+            try:
+                self.output_dtype()
+            except RecipeError as error:
+                yield placed(error, "dtype")
 
     @property
     def parts(self) -> tuple[Module, ...]:
@@ -117,6 +132,7 @@ class Recipe:
         record = asdict(self)
         if not self.modules:
             del record["modules"]
+        record["tokenizer"] = self.tokenizer and self.tokenizer.record()
         record["rename"] = [f"{old}=>{new}" for old, new in self.rename]
         # These two decide whether a run may go on, not what it writes.
         for name in ("models", "allow_non_finite", "max_header"):
@@ -144,6 +160,12 @@ def extrapolation(*, sft: str | Path, dpo: str | Path, alpha: float = 0.3, **set
     Raises RecipeError when a value cannot be. Source: Zheng et al., arXiv:2404.16792, equation 1.
     """
     return Recipe("extrapolate", {"sft": str(sft), "dpo": str(dpo)}, {"alpha": alpha}, "sft", **settings)
+
+
+def raise_all(problems: list[RecipeError]) -> None:
+    """Raise the one problem, or all of them as one; nothing where there is none."""
+    if problems:
+        raise problems[0] if len(problems) == 1 else WrongRecipe(problems)
 
 
 def _module(record: dict[str, Any]) -> Module:

@@ -34,20 +34,28 @@ def matches(pattern: str | None, name: str) -> bool:
     return pattern in name
 
 
-def check_setting(parameter: Parameter, setting: Setting) -> None:
-    """Raise BadParameter or RecipeError unless each value that the setting can take fits the parameter."""
+def wrong_in(parameter: Parameter, setting: Setting) -> Iterator[RecipeError]:
+    """Every value that the setting can take and that does not fit the parameter; `where` says which it is."""
     if isinstance(setting, list | tuple) and setting and isinstance(setting[0], dict):
-        for row in setting:
-            _check_row(parameter, row)
-            check_setting(parameter, row["value"])
+        for i, row in enumerate(setting):
+            if error := _wrong_row(parameter, row):
+                yield placed(error, i)
+            else:
+                yield from (placed(error, i, "value") for error in wrong_in(parameter, row["value"]))
         return
-    values = list(setting) if isinstance(setting, list | tuple) else [setting]
-    if not values:
-        raise RecipeError(f"{parameter.name}: the gradient is empty. Give it one value or more.")
-    for value in values:
-        if isinstance(value, dict | list | tuple):
-            raise BadParameter(parameter.name, value, "a value, a list of values, or a list of {filter, value}")
-        parameter.checked(value)
+    if isinstance(setting, list | tuple):
+        if not setting:
+            yield RecipeError(f"{parameter.name}: the gradient is empty. Give it one value or more.")
+        for i, value in enumerate(setting):
+            yield from (placed(error, i) for error in _wrong_value(parameter, value))
+        return
+    yield from _wrong_value(parameter, setting)
+
+
+def placed(error: RecipeError, *where: str | int) -> RecipeError:
+    """The error, found inside of one more part of the recipe."""
+    error.where = (*where, *error.where)
+    return error
 
 
 def all_values(setting: Setting) -> Iterator[Any]:
@@ -59,17 +67,28 @@ def all_values(setting: Setting) -> Iterator[Any]:
         yield setting
 
 
-def _check_row(parameter: Parameter, row: Any) -> None:
+def _wrong_value(parameter: Parameter, value: Any) -> Iterator[RecipeError]:
+    if isinstance(value, dict | list | tuple):
+        yield BadParameter(parameter.name, value, "a value, a list of values, or a list of {filter, value}")
+        return
+    try:
+        parameter.checked(value)
+    except RecipeError as error:
+        yield error
+
+
+def _wrong_row(parameter: Parameter, row: Any) -> RecipeError | None:
     if not isinstance(row, dict) or "value" not in row or set(row) - {"filter", "value"}:
-        raise BadParameter(parameter.name, row, "rows of {filter: part of a tensor's name, value: ...}")
+        return BadParameter(parameter.name, row, "rows of {filter: part of a tensor's name, value: ...}")
     pattern = row.get("filter")
     if not isinstance(pattern, str | None):
-        raise BadParameter(f"{parameter.name}'s filter", pattern, "a part of a tensor's name")
+        return BadParameter(f"{parameter.name}'s filter", pattern, "a part of a tensor's name")
     if pattern and pattern.startswith("re:"):
         try:
             re.compile(pattern[3:])
         except re.error as error:
-            raise RecipeError(f"{parameter.name}: {pattern!r} is no regular expression: {error}.") from None
+            return RecipeError(f"{parameter.name}: {pattern!r} is no regular expression: {error}.")
+    return None
 
 
 def _interpolated(values: list[Any], t: float) -> Any:

@@ -1,5 +1,6 @@
 """load_model(recipe): stream the result straight into a live transformers model; nothing is written."""
 
+from pathlib import Path
 from typing import Any
 
 from expo.checkpoint.spec import Checkpoint
@@ -9,14 +10,14 @@ from expo.output.layers import relayer
 from expo.output.model import ModelSink
 from expo.planning import Plan, plan
 from expo.planning.budget import default_threads
-from expo.recipe import Recipe
+from expo.recipe import Recipe, read_recipe
 from expo.stream.loop import Stream, report_of, settings_for
 from expo.stream.probe import check_tied
 from expo.stream.survey import survey
 
 
 def load_model(
-    recipe: Recipe | Plan,
+    recipe: Recipe | Plan | str | Path,
     *,
     model: Any = None,
     threads: int | None = None,
@@ -25,11 +26,14 @@ def load_model(
 ) -> Any:
     """A transformers model that holds exactly the weights which a run of the recipe would write.
 
+    recipe: a Recipe, a plan, or a recipe's YAML file.
     model: one from an earlier call, to be filled again with other weights of the same shapes.
     device: where tiles are computed; the model itself stays where it is (on the CPU when new).
     trust_remote_code: let transformers run code that comes with the checkpoint.
     Raises what planning raises, the data errors of a run, and OutputError where the model lacks a tensor's place.
     """
+    if isinstance(recipe, str | Path):
+        recipe = read_recipe(recipe).only
     planned = recipe if isinstance(recipe, Plan) else plan(recipe)
     check_tied(planned)
     if model is None:

@@ -1,0 +1,200 @@
+"""merge(recipe, output): run the stages of a recipe one after the other, each a run of its own that continues.
+
+What a later stage reads lies in OUT.stages/NAME until the result is published. All stages are planned before the
+first is run, from the headers that the earlier ones will have.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from expo.checkpoint import open_checkpoint
+from expo.checkpoint.spec import Checkpoint, Source, TensorSpec, WeightFile
+from expo.errors import OutputError, PlanError
+from expo.output.folder import FolderSink
+from expo.planning import Plan, plan
+from expo.planning.identity import check_output, fingerprint
+from expo.recipe import Recipe, Recipes, Stage, read_recipe
+
+_RECORD = "stages.json"  # name of a finished stage -> the fingerprint of its run
+Runner = Callable[[Stage, Plan, Path, bool], Any]  # (stage, plan, output, overwrite) -> report
+
+
+def merge(
+    recipe: str | Path | Recipe | Recipes,
+    output: str | Path,
+    *,
+    sets: Sequence[str] = (),
+    keep_stages: bool = False,
+    overwrite: bool = False,
+    **settings: Any,
+) -> Any:
+    """Run a recipe into the folder `output`; returns the Report of its result, or of each result by name.
+
+    recipe: a YAML file, YAML text, or a Recipe. sets: changes such as "parameters.weight=0.4".
+    keep_stages: leave what earlier stages made in OUTPUT.stages.
+    settings: fields of Recipe that count instead of the file's, and options of `expo.run` (threads, device, ...).
+    Raises RecipeError, PlanError, OutputError or a DataError; the output appears whole or not at all.
+    """
+    from expo.stream import run
+
+    of_recipe = {field.name for field in fields(Recipe)}
+    asked = {name: value for name, value in settings.items() if name in of_recipe}
+    options = {name: value for name, value in settings.items() if name not in of_recipe}
+    if isinstance(recipe, Recipe):
+        recipe = Recipes((Stage("final", recipe, {}),))
+    elif not isinstance(recipe, Recipes):
+        recipe = read_recipe(recipe, sets)
+    run_of = Run(recipe.with_settings(**asked), Path(output), overwrite)
+    run_of.check()
+    reports = run_of.run(
+        lambda stage, planned, folder, replaced: run(planned, folder, overwrite=replaced, **options),
+        keep_stages=keep_stages,
+    )
+    return next(iter(reports.values())) if len(reports) == 1 else reports
+
+
+@dataclass
+class Run:
+    """The stages of one recipe on their way into one output."""
+
+    recipes: Recipes
+    output: Path
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.output.name:
+            raise OutputError(f"{self.output} cannot be written as a folder. Choose another output.")
+        self.between = self.output.with_name(self.output.name + ".stages")
+
+    def folder(self, stage: Stage) -> Path:
+        """Where a stage is written: OUT, or OUT/NAME where the recipe has several results, or OUT.stages/NAME."""
+        results = self.recipes.results
+        if stage not in results:
+            return self.between / stage.name
+        return self.output if len(results) == 1 else self.output / stage.name
+
+    def plans(self) -> Iterator[tuple[Stage, Plan]]:
+        """Every stage's plan, from what is there and what earlier stages will have made; raises PlanError.
+
+        It ends before a stage that puts an adapter on one which is not made yet.
+        """
+        done, made = self._done(), {}
+        for stage in self.recipes.stages:
+            adapted = [used for model, used in stage.uses.items() if stage.recipe.models[model] != used]
+            if any(not self._is_there(made[used]) for used in adapted):
+                return
+            planned = self._plan(stage, made)
+            if done.get(stage.name) == fingerprint(planned) and self.folder(stage).is_dir():
+                made[stage.name] = open_checkpoint(str(self.folder(stage)), max_header=stage.recipe.max_header)
+            else:
+                made[stage.name] = expected(planned, self.folder(stage))
+            yield stage, planned
+
+    def check(self) -> list[tuple[Stage, Plan]]:
+        """The plans, when all that can be known to fail before anything runs is well.
+
+        Raises PlanError, OutputError or DiskFull.
+        """
+        planned = list(self.plans())
+        results = self.recipes.results
+        for stage, stage_plan in planned:
+            if stage in results:
+                check_output(stage_plan, FolderSink(self.folder(stage), overwrite=self.overwrite))
+        if len(planned) > 1:
+            self._check_room(planned)
+        return planned
+
+    def run(self, run: Runner, *, keep_stages: bool = False) -> dict[str, Any]:
+        """Run what is not done yet; the results' reports by name."""
+        results, reports = self.recipes.results, {}
+        made: dict[str, Checkpoint] = {}
+        for stage in self.recipes.stages:
+            planned, folder = self._plan(stage, made), self.folder(stage)
+            if stage in results:
+                reports[stage.name] = run(stage, planned, folder, self.overwrite)
+                continue
+            key = fingerprint(planned)
+            if self._done().get(stage.name) != key or not folder.is_dir():
+                run(stage, planned, folder, True)
+                self._note_done(stage.name, key)
+            made[stage.name] = open_checkpoint(str(folder), max_header=stage.recipe.max_header)
+        if not keep_stages and self.between.is_dir() and (self.between / _RECORD).is_file():
+            shutil.rmtree(self.between)
+        return reports
+
+    @staticmethod
+    def _is_there(checkpoint: Checkpoint) -> bool:
+        return all(file.path.is_file() for file in checkpoint.files.values())
+
+    def _plan(self, stage: Stage, made: Mapping[str, Checkpoint]) -> Plan:
+        """The plan of one stage, whose inputs from other stages are `made`."""
+        recipe = stage.recipe
+        if not stage.uses:
+            return plan(recipe)
+        texts = dict(recipe.models)
+        for model, used in stage.uses.items():
+            _, plus, adapters = recipe.models[model].partition("+")
+            texts[model] = f"{self.between / used}{plus}{adapters}"
+        recipe = replace(recipe, models=texts)
+        inputs = {
+            model: made[stage.uses[model]]
+            if model in stage.uses and "+" not in text
+            else open_checkpoint(text, max_header=recipe.max_header)
+            for model, text in texts.items()
+        }
+        return plan(recipe, inputs)
+
+    def _check_room(self, planned: list[tuple[Stage, Plan]]) -> None:
+        done, needed = self._done(), 0
+        for stage, stage_plan in planned:
+            if done.get(stage.name) != fingerprint(stage_plan):
+                needed += stage_plan.n_bytes_written
+        there = next(parent for parent in self.between.absolute().parents if parent.exists())
+        begun = sum(path.stat().st_blocks * 512 for path in self._begun() if path.is_file())
+        free = shutil.disk_usage(there).free
+        if needed - begun > free:
+            raise PlanError(
+                f"{there} has {free / 1e9:.2f} GB free, and the {len(planned)} stages need {needed / 1e9:.2f} GB "
+                "together. Free some room, or choose another output."
+            )
+
+    def _begun(self) -> Iterator[Path]:
+        for folder in (self.between, self.output.with_name(self.output.name + ".partial")):
+            yield from folder.rglob("*.partial/files/*")
+            yield from folder.glob("files/*")
+
+    def _done(self) -> dict[str, str]:
+        """Finished stages and what they were made by."""
+        try:
+            done = json.loads((self.between / _RECORD).read_text())
+        except (OSError, ValueError):
+            return {}
+        return done if isinstance(done, dict) else {}
+
+    def _note_done(self, name: str, key: str) -> None:
+        new = self.between / (_RECORD + ".new")
+        new.write_text(json.dumps({**self._done(), name: key}, indent=1) + "\n")
+        new.rename(self.between / _RECORD)
+
+
+def expected(planned: Plan, folder: Path) -> Checkpoint:
+    """The checkpoint that a plan will have written: its table of tensors; side files are still the donor's."""
+    tensors = {
+        job.name: TensorSpec(job.name, job.dtype, job.shape, job.file, job.at, job.n_bytes) for job in planned.jobs
+    }
+    files = {
+        shard.name: WeightFile(
+            shard.name, folder / shard.name, shard.n_bytes, 0, xxhash.xxh3_128_hexdigest(shard.header), {}
+        )
+        for shard in planned.shards
+    }
+    own = planned.donor.source
+    # The names of the files tell it apart from the donor, whose side files it has.
+    source = Source(str(folder), own.folder, tuple(str(folder / file) for file in files), None, own.side_files)
+    return Checkpoint(source, files, tensors, planned.donor.config)

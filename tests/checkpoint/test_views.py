@@ -174,5 +174,5 @@ def test_reading_takes_the_memory_of_a_block(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code, f"{base}+{adapter}"], capture_output=True, text=True, check=True)
     grown, promised = map(int, done.stdout.split())
-    assert promised < 16 * 2**20
-    assert grown * 1024 < promised + 8 * 2**20  # the libraries' own first buffers
+    assert promised < 24 * 2**20
+    assert grown * 1024 < promised + 4 * 2**20

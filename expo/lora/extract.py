@@ -65,10 +65,9 @@ class _Job:
     def __init__(self, base, tuned, rank, dtype, include, exclude, save_modules, rename):
         recipe = extrapolation(sft="base", dpo="tuned", rename=rename, **_COPYING)
         self.base, self.tuned = (c if isinstance(c, Checkpoint) else open_checkpoint(c) for c in (base, tuned))
-        inputs = {"base": self.base, "aligned": self.tuned}
-        if problems := complaints.quantised(inputs):
+        if problems := complaints.quantised({"base": self.base, "tuned": self.tuned}):
             raise PlanError(problems)
-        pairing = pair_up(recipe, inputs)
+        pairing = pair_up(recipe, dict(zip(recipe.models, (self.base, self.tuned), strict=True)))
         _refuse_unpaired(self, pairing)
         self.pairs = pairing.pairs
         self.rank, self.dtype, self.save_modules = rank, factor_dtype(dtype), save_modules

@@ -99,21 +99,34 @@ def largest(tensors: Sequence[Surveyed], terms: Terms, keep: Sequence[int]) -> G
 
 
 def kth_largest(
-    tensors: Sequence[Surveyed], terms: Terms, ks: Sequence[int]
+    tensors: Sequence[Surveyed], terms: Terms, ks: Sequence[int], of: Sequence[int] | None = None
 ) -> Generator[Request, Any, tuple[list[float], list[int]]]:
-    """For each term the k-th largest value (from 1) of the whole group, and its rank among the elements equal to it.
+    """The ks[i]-th largest value (from 1) of a term in the whole group, and its rank among the elements equal to it.
 
-    Radix selection on the bits of floats: a pass a digit.
+    of: which term each k asks about; without it the terms in order. Radix selection on the bits of floats: a pass a
+    digit, in which elements are counted once for all ks that have the same term and digits so far.
     """
     wide = max(tensor.wide for tensor in tensors)
+    of = range(len(ks)) if of is None else of
     words, left = [0] * len(ks), list(ks)
     for level in range(len(SHIFTS[wide])):
-        counted = yield Histogram(terms, wide, level, tuple(words) if level else None)
+        asked = list(dict.fromkeys(zip(of, words, strict=True)))  # (term, digits so far)
+        within = tuple(word for _, word in asked) if level else None
+        counted = yield Histogram(_picked(terms, [term for term, _ in asked]), wide, level, within)
+        bins = {key: _joined(row[n] for row in counted) for n, key in enumerate(asked)}
         for i, k in enumerate(left):
-            bins = _joined(row[i] for row in counted)
-            digit, left[i] = _digit(bins, min(max(k, 1), sum(bins.values())))
+            found = bins[of[i], words[i]]
+            digit, left[i] = _digit(found, min(max(k, 1), sum(found.values())))
             words[i] = words[i] << _bits(wide, level) | digit
     return [_as_float(word, wide) for word in words], left
+
+
+def _picked(terms: Terms, order: list[int]) -> Terms:
+    def picked(*tiles, **parameters):
+        found = terms(*tiles, **parameters)
+        return [found[i] for i in order]
+
+    return picked
 
 
 def _before(tensors: Sequence[Surveyed], terms: Terms, values: list[float], left: list[int], needed: list[bool]):

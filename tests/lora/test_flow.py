@@ -94,7 +94,7 @@ def test_the_same_base_with_another_adapter_is_another_model(home):
 
 
 def test_nothing_is_written_into_an_adapter(home):
-    with pytest.raises(OutputError, match="adapter 1 of (aligned|dpo)"):
+    with pytest.raises(OutputError, match=r"adapter 1 of (aligned|dpo)"):
         expo.run(expo.plan(between(home)), home / "dpo" / "out")
 
 

@@ -181,7 +181,9 @@ class _Job:
         if any(name.endswith("lm_head.weight") for name in self.base.tensors) or says_tied(self.base):
             settings["task_type"] = "CAUSAL_LM"
         source = self.base.source
-        return peft_config(source.repo_id or source.folder.name, ranks, settings)
+        # PEFT looks a folder up by this name, so it is no more than a name where the base is no repository.
+        name = source.label if source.adapters else source.repo_id or source.folder.name
+        return peft_config(name, ranks, settings)
 
     def _card(self, found: Extraction) -> str:
         figures = {key: value for key, value in found.record().items() if key not in ("output", "tensors", "n_bytes")}

@@ -19,18 +19,18 @@ _CHUNK = 4 * 2**20  # bytes compared at a time
 
 def pair_warnings(plan: Plan) -> list[str]:
     """Sentences about a pair that looks swapped (by its cards) or unrelated (by a sample of its weights)."""
-    if plan.recipe.method != "extrapolate":
+    if plan.recipe.method != "extrapolate" or plan.recipe.base is None:
         return []
     return _swapped(plan) + _unrelated(plan)
 
 
 def _swapped(plan: Plan) -> list[str]:
     """What `base` says it was made from is what was given as `aligned`."""
-    base, aligned = plan.inputs["base"], plan.inputs["aligned"]
+    base, aligned = plan.inputs[plan.recipe.base], plan.donor
     name = aligned.source.repo_id or aligned.source.folder.name
     if name in _made_from(base) and name not in (base.source.repo_id, base.source.folder.name):
         return [
-            f"the pair looks swapped: {base.source.label}, given as --sft, names {name}, given as --dpo, "
+            f"the pair looks swapped: {base.source.label}, given as the base, names {name}, given as aligned, "
             "as the model it was made from."
         ]
     return []
@@ -53,7 +53,7 @@ def _unrelated(plan: Plan) -> list[str]:
     jobs = [job for job in plan.jobs if job.method and len(job.shape) > 1 and job.operands[0].rows is None]
     jobs = sorted(jobs, key=lambda job: -job.n_elements)[:_TENSORS]
     dot = base_norm = norm = moved = 0.0
-    with Shards(plan.inputs["base"]) as base, Shards(plan.inputs["aligned"]) as aligned:
+    with Shards(plan.inputs[plan.recipe.base]) as base, Shards(plan.donor) as aligned:
         for job in jobs:
             a, b = _sample(base, job, 0), _sample(aligned, job, 1)
             dot += float((a * b).sum())

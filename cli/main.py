@@ -1,8 +1,12 @@
 """The `expo` command: a lazy group, so that `expo --help` imports no torch; and the one place that reports errors."""
 
+import contextlib
 import importlib
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
 
 import click
 
@@ -21,6 +25,7 @@ COMMANDS = {
     "recipes": ("expo.cli.recipes", "List, show or copy the shipped recipes."),
     "inspect": ("expo.cli.inspect", "Show what a checkpoint holds: tensors, types, shapes, sizes, layers."),
     "diff": ("expo.cli.diff", "Compare two checkpoints tensor by tensor, and what an alpha would really move."),
+    "lora": ("expo.cli.lora", "Extract a LoRA from two checkpoints, or extrapolate between two adapters."),
     "verify": ("expo.cli.verify", "Check a checkpoint against its manifest, or recompute it from its inputs."),
     "demo": ("expo.cli.demo", "Train two toy models, extrapolate, and see whether it helped (half a minute)."),
 }
@@ -35,7 +40,8 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        return getattr(importlib.import_module(COMMANDS[name][0]), name)
+        with loading():
+            return getattr(importlib.import_module(COMMANDS[name][0]), name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -55,6 +61,25 @@ class LazyGroup(click.Group):
 @click.version_option(__version__, prog_name="expo")
 def group() -> None:
     """Weight-space model surgery: checkpoints go in, tiles flow one way, a checkpoint comes out."""
+
+
+@contextlib.contextmanager
+def loading() -> Iterator[None]:
+    """While large libraries are imported, Ctrl-C ends at once: inside them it would become some error of theirs."""
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, _leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _leave(*_: object) -> None:
+    os.write(2, b"interrupted\n")
+    os._exit(130)
 
 
 def main() -> None:

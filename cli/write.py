@@ -39,8 +39,11 @@ def write(recipe: Recipe, options: dict[str, Any]) -> None:
 
 def stream(planned, output, overwrite: bool, options: dict[str, Any]):
     """Run a plan into a folder with a progress bar; returns the report."""
+    from expo.cli.main import loading
     from expo.cli.progress import Progress
-    from expo.stream import run  # torch loads here, after all that can fail without it
+
+    with loading():
+        from expo.stream import run  # torch loads here, after all that can fail without it
 
     moved = (planned.n_bytes_read + planned.n_bytes_written) / max(1, planned.n_bytes_written)
     total = sum(job.n_bytes for job in planned.jobs)

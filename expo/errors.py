@@ -46,6 +46,30 @@ class AdapterNotModel(SourceError):
     """A folder holds an adapter, not a whole model."""
 
 
+class NotAnAdapter(SourceError):
+    """What stands behind a + holds no adapter that PEFT would load."""
+
+    remedy = "An adapter is a folder or Hub repository with adapter_config.json and adapter_model.safetensors."
+
+
+class UnsupportedAdapter(SourceError):
+    """An adapter uses something that cannot be computed on stored weights, or that expo does not compute."""
+
+    remedy = "Merge it with PEFT (merge_and_unload), save the result, and name that checkpoint instead."
+
+
+class MalformedAdapter(SourceError):
+    """An adapter's config and tensors contradict each other or themselves."""
+
+    remedy = "The adapter is damaged, or was changed by hand: save or download it again."
+
+
+class AdapterMismatch(SourceError):
+    """An adapter does not fit the base that it is named with."""
+
+    remedy = "Name the model that it was trained on: BASE+ADAPTER."
+
+
 class UnsupportedFormat(SourceError):
     """Weights exist, in a format that expo does not read."""
 
@@ -231,6 +255,31 @@ class UnlistedTensor(IndexMismatch):
 
 class RepeatedTensor(IndexMismatch):
     """Two shards hold a tensor of the same name."""
+
+
+# --- What its tokenizer says -----------------------------------------------------------------------------------------
+
+
+class TokenizerError(ExpoError):
+    """A checkpoint's tokenizer is missing, cannot be read, or does not fit the others."""
+
+    def __init__(self, problem: str, remedy: str = ""):
+        super().__init__("\n".join(filter(None, [problem, remedy])))
+
+
+class MissingTokenizer(TokenizerError):
+    """A checkpoint has no tokenizer, and its rows cannot be told apart without one."""
+
+
+class UnreadableTokenizer(TokenizerError):
+    """A tokenizer's file does not hold tokens and ids."""
+
+    def __init__(self, path: object, problem: str):
+        super().__init__(f"{path}: {problem}", "Download the tokenizer again, or leave the `tokenizer` entry out.")
+
+
+class UnionRefused(TokenizerError):
+    """Two tokenizers work in ways that no one tokenizer can repeat."""
 
 
 # --- What the user asks for ------------------------------------------------------------------------------------------

@@ -62,14 +62,14 @@ def counter_noise(key: int, start: int, n: int, device: torch.device | str = "cp
     return words.view(torch.int16)[first % 2 : first % 2 + n]
 
 
-def noise_over(key: int, start: int, n: int, device: torch.device | str = "cpu") -> Tensor:
+def noise_over(key: int, start: int, n: int, device: torch.device | str = "cpu", *, bits: int = 32) -> Tensor:
     """counter_noise for any range: joined at the borders of segments."""
     if start // SEGMENT == (start + max(n, 1) - 1) // SEGMENT:
-        return counter_noise(key, start, n, device)
+        return counter_noise(key, start, n, device, bits=bits)
     parts, end = [], start + n
     while start < end:
         stop = min(end, (start // SEGMENT + 1) * SEGMENT)
-        parts.append(counter_noise(key, start, stop - start, device))
+        parts.append(counter_noise(key, start, stop - start, device, bits=bits))
         start = stop
     return torch.cat(parts)
 

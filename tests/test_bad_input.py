@@ -219,6 +219,6 @@ def test_the_real_command_line_stops_at_a_nan_and_leaves_nothing(home):
     before = tree(home)
     done = expo_process("extrapolate", "--sft", "nan", "--dpo", "dpo", "-o", "out", cwd=home)
     assert done.returncode == 1 and done.stdout == ""
-    assert "error: model.norm.weight[3] is nan in base (nan)" in done.stderr and "Traceback" not in done.stderr
+    assert "error: model.norm.weight[3] is nan in sft (nan)" in done.stderr and "Traceback" not in done.stderr
     assert tree(home) == before
     assert not Path(home / "out").exists()

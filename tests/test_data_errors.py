@@ -62,7 +62,7 @@ def refused(error, folder, inputs, *words, **settings):
 def test_a_value_that_is_not_finite_stops_the_run_and_is_named_with_its_place(tmp_path, dtype, value, role):
     inputs = pair_of(tmp_path, dtype)
     spoil(inputs[role], [("w", 4321, float(value)), ("w", 4400, float("nan"))])
-    where = {"sft": "base (sft)", "dpo": "aligned (dpo)"}[role]
+    where = {"sft": "sft (sft)", "dpo": "dpo (dpo)"}[role]
     refused(NonFinite, tmp_path, inputs, f"w[4321] is {value} in {where}", "--allow-non-finite")
 
 
@@ -85,7 +85,7 @@ def test_the_lowest_of_several_is_named_across_tiles_segments_and_threads(tmp_pa
     b = np.ones(n)
     inputs = write_pair(tmp_path, {"w": ("F8_E5M2", b * 1.25, "F8_E5M2", b)})
     spoil(inputs["dpo"], [("w", place, math.nan) for place in places])
-    with pytest.raises(NonFinite, match=rf"w\[{min(places)}\] is nan in aligned"):
+    with pytest.raises(NonFinite, match=rf"w\[{min(places)}\] is nan in dpo"):
         streamed(expo.extrapolation(**inputs), threads=threads)
 
 
@@ -103,7 +103,7 @@ def test_a_copied_tensor_is_checked_too(tmp_path, dtype, settings):
     tensors = read_stored(inputs["dpo"])
     write_stored(inputs["dpo"], tensors | {"only": with_bad(tensors["w"], 3210, math.nan)})
     write_stored(inputs["sft"], read_stored(inputs["sft"]) | ({"only": tensors["w"]} if "alpha" in settings else {}))
-    refused(NonFinite, tmp_path, inputs, "only[3210] is nan in aligned", **settings)
+    refused(NonFinite, tmp_path, inputs, "only[3210] is nan in dpo", **settings)
 
 
 @pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
@@ -200,7 +200,7 @@ def test_integers_that_differ_stop_the_run_and_leave_nothing(tmp_path):
     for role in inputs:
         ids[77_777] += 1
         write_stored(inputs[role], read_stored(inputs[role]) | {"ids": ("I64", ids.shape, ids.tobytes())})
-    refused(CopyMismatch, tmp_path, inputs, "ids is I64", "differs between base and aligned", "--on-mismatch copy")
+    refused(CopyMismatch, tmp_path, inputs, "ids is I64", "differs between sft and dpo", "--on-mismatch copy")
     refused(CopyMismatch, tmp_path, inputs, "ids is I64", alpha=0)
     found = streamed(expo.extrapolation(**inputs, on_mismatch="copy"))[0]
     assert found["ids"] == ids.tobytes()

@@ -110,7 +110,7 @@ def test_bad_data_and_bad_pairs_stop_it_like_a_run(pair, tmp_path):
     kind, shape, raw = tensors["model.norm.weight"]
     tensors["model.norm.weight"] = (kind, shape, raw[:2] + b"\xc0\x7f" + raw[4:])
     write_stored(bad["sft"] / "model.safetensors", tensors)
-    with pytest.raises(NonFinite, match=r"model\.norm\.weight\[1\] is nan in base"):
+    with pytest.raises(NonFinite, match=r"model\.norm\.weight\[1\] is nan in sft"):
         expo.load_model(expo.extrapolation(**bad))
     del tensors["model.norm.weight"]
     write_stored(bad["sft"] / "model.safetensors", tensors)

@@ -29,7 +29,7 @@ def one_sided(tmp_path):
 
 def test_tensors_on_one_side_only_are_all_told_in_one_refusal(one_sided):
     folder, _, _ = one_sided
-    text = refused_in(folder, "10 tensors only in aligned (dpo)", "2 tensors only in base (sft)", "a.extra", "z.extra",
+    text = refused_in(folder, "10 tensors only in dpo (dpo)", "2 tensors only in sft (sft)", "a.extra", "z.extra",
                    "new.0", "and 2 more", "--on-mismatch copy", "--on-mismatch skip")  # fmt: skip
     assert "new.9" not in text
 
@@ -146,7 +146,7 @@ def test_renamed_tensors_are_computed_and_keep_the_aligned_models_names(tmp_path
 def test_a_nan_in_a_renamed_input_is_named_in_that_inputs_own_spelling(tmp_path):
     write_checkpoint(tmp_path / "sft", {"old.w": torch.tensor([0.0, torch.nan])})
     write_checkpoint(tmp_path / "dpo", {"new.w": torch.ones(2)})
-    with pytest.raises(ExpoError, match=r"old\.w\[1\] is nan in base"):
+    with pytest.raises(ExpoError, match=r"old\.w\[1\] is nan in sft"):
         streamed(recipe_of(tmp_path, rename=(("old.", "new."),)))
 
 
@@ -166,7 +166,7 @@ def test_a_checkpoint_that_needs_scales_is_refused_by_name(tmp_path, role):
 def test_all_problems_come_at_once(tmp_path):
     write_checkpoint(tmp_path / "sft", {"w": torch.ones(2), "x": torch.ones(1)}, config={"quantization_config": {}})
     write_checkpoint(tmp_path / "dpo", {"w": torch.ones(3), "y": torch.ones(1)}, config={})
-    refused_in(tmp_path, "3 problems", "quantised", "w: shapes differ", "only in base", "only in aligned")
+    refused_in(tmp_path, "3 problems", "quantised", "w: shapes differ", "only in sft", "only in dpo")
 
 
 def test_different_architectures_are_warned_about_unless_shapes_differ(tmp_path):
@@ -242,7 +242,7 @@ def test_inputs_from_the_hub_are_recorded_by_repository_and_commit(hub_cache):
     expo.extrapolate(sft="org/sft", dpo=f"org/dpo@{SHA['org/dpo']}", output=out)
     inputs = json.loads((out / "expo.json").read_text())["inputs"]
     assert {role: (i["repo_id"], i["revision"]) for role, i in inputs.items()} == {
-        "base": ("org/sft", SHA["org/sft"]), "aligned": ("org/dpo", SHA["org/dpo"])
+        "sft": ("org/sft", SHA["org/sft"]), "dpo": ("org/dpo", SHA["org/dpo"])
     }  # fmt: skip
     card = (out / "README.md").read_text()
     front = yaml.safe_load(card.split("---\n")[1])

@@ -150,5 +150,5 @@ def test_the_number_of_parameters_and_names_in_the_manifest_are_the_files(pair, 
     content = json.loads((tmp_path / "out" / "expo.json").read_text())
     assert set(content["tensors"]) == set(read_stored(tmp_path / "out"))
     assert content["files"].keys() == {path.name for path in (tmp_path / "out").glob("*.safetensors")}
-    assert content["recipe"]["method"] == "extrapolate" and content["recipe"]["parameters"] == {"alpha": 0.3}
-    assert set(content["inputs"]) == {"base", "aligned"}
+    assert content["recipe"]["method"] == "extrapolate" and content["recipe"]["parameters"]["alpha"] == 0.3
+    assert set(content["inputs"]) == {"sft", "dpo"}

@@ -68,7 +68,7 @@ def test_an_error_in_a_worker_is_the_callers_error(pair, tmp_path, forked):
     tensors["model.norm.weight"][3] = float("nan")
     sft = write_checkpoint(tmp_path / "sft", tensors)
     dpo = write_checkpoint(tmp_path / "dpo", llama_tensors(dtype=torch.bfloat16))
-    with pytest.raises(NonFinite, match=r"model\.norm\.weight\[3\] is nan in base \(sft\)"):
+    with pytest.raises(NonFinite, match=r"model\.norm\.weight\[3\] is nan in sft \(sft\)"):
         expo.extrapolate(sft=sft, dpo=dpo, output=tmp_path / "out", threads=2)
     assert len(forked) == 2
     assert not (tmp_path / "out").exists() and not (tmp_path / "out.partial").exists()

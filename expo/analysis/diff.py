@@ -144,7 +144,7 @@ def diff(
     settings = {**policies, "allow_non_finite": True, **settings}
     recipe = extrapolation(sft=_text(a), dpo=_text(b), alpha=alpha, **settings)
     a, b = (_opened(side, recipe.max_header) for side in (a, b))
-    inputs = {"base": a, "aligned": b}
+    inputs = {"sft": a, "dpo": b}
     result = Diff(a, b, alpha, pair_up(recipe, inputs))
     planned = _plan_of_floats(recipe, inputs, result)
     with Shards(a) as read_a, Shards(b) as read_b:

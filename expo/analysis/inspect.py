@@ -29,8 +29,8 @@ class Totals:
             name,
             len(specs),
             sum(spec.n_elements for spec in specs),
-            sum(spec.n_bytes for spec in specs),
-            tuple(sorted({spec.dtype.name for spec in specs})),
+            sum(spec.n_bytes_stored for spec in specs),
+            tuple(sorted({spec.stored_dtype.name for spec in specs})),
             tuple(dict.fromkeys(spec.shape for spec in specs)),
         )
 
@@ -116,7 +116,7 @@ def inspect_checkpoint(checkpoint: Checkpoint) -> Inspection:
         checkpoint,
         Totals.of("all", specs),
         _totals(specs, lambda spec: module_group(spec.name)),
-        _totals(specs, lambda spec: spec.dtype.name),
+        _totals(specs, lambda spec: spec.stored_dtype.name),
         tuple(
             Totals.of(name, found)
             for name, found in _grouped(specs, lambda spec: spec.file, list(checkpoint.files)).items()
@@ -153,7 +153,7 @@ def _shared(specs: list[TensorSpec]) -> tuple[tuple[str, ...], ...]:
     """Names of one storage; a .bin may hold a tied tensor under two names."""
     by_place: dict[tuple[str, int], list[str]] = {}
     for spec in specs:
-        if spec.n_bytes:
+        if spec.n_bytes and spec.view is None:
             by_place.setdefault((spec.file, spec.offset), []).append(spec.name)
     return tuple(tuple(names) for names in by_place.values() if len(names) > 1)
 
@@ -178,10 +178,10 @@ def number_ranges(numbers: Iterable[int]) -> str:
 def _tensor(spec: TensorSpec) -> dict[str, Any]:
     return {
         "name": spec.name,
-        "dtype": spec.dtype.name,
+        "dtype": spec.stored_dtype.name,
         "shape": list(spec.shape),
         "n_elements": spec.n_elements,
-        "n_bytes": spec.n_bytes,
+        "n_bytes": spec.n_bytes_stored,
         "file": spec.file,
         "offset": spec.offset,
     }

@@ -37,20 +37,20 @@ class Pairing:
 def pair_up(recipe: Recipe, inputs: dict[str, Checkpoint]) -> Pairing:
     """A's tensors beside B's; the recipe's policies must copy what does not fit, so that nothing is lost.
 
-    inputs: {"base": A, "aligned": B}.
+    inputs: {"sft": A, "dpo": B}.
     """
     resolver = Resolver(recipe, inputs)
     found = Pairing()
     for match in resolver.resolve().matches:
         operands = {operand.role: operand for operand in match.operands}
-        if "aligned" not in operands:
-            found.only_a.append(operands["base"].spec.name)
+        if "dpo" not in operands:
+            found.only_a.append(operands["sft"].spec.name)
             continue
-        b = operands["aligned"].spec
-        a = operands["base"].spec if "base" in operands else resolver.tables["base"].get(match.name)
+        b = operands["dpo"].spec
+        a = operands["sft"].spec if "sft" in operands else resolver.tables["sft"].get(match.name)
         if a is None:
             found.only_b.append(b.name)
-        elif "base" in operands:
+        elif "sft" in operands:
             found.pairs[b.name] = Pair(a, b)
         else:
             found.unlike.append((a, b))

@@ -1,6 +1,7 @@
 """Derive a sample of segments again from the recorded inputs, by the run's own code, and compare the bits."""
 
 import math
+import shlex
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -23,8 +24,7 @@ from expo.stream.loop import settings_for
 from expo.stream.survey import survey
 from expo.stream.to_folder import input_record
 
-_ALIASES = {"sft": "base", "a": "base", "dpo": "aligned", "b": "aligned"}
-_WORDS = {"base": "sft", "aligned": "dpo"}  # what extrapolate's own options call them
+_ALIASES = {"base": "sft", "a": "sft", "aligned": "dpo", "b": "dpo"}
 
 
 class Recompute:
@@ -118,13 +118,14 @@ def _models(out: Checkpoint, recorded: Mapping[str, Any], given: Mapping[str, st
         models[_role(word, recorded)] = place
     lost = []
     for role, record in recorded.items():
-        if role not in models and record.get("repo_id"):
-            models[role] = f"{record['repo_id']}@{record['revision']}"
+        places = [record, *record.get("adapters", ())]
+        if role not in models and all(place.get("repo_id") for place in places):
+            models[role] = "+".join(f"{place['repo_id']}@{place['revision']}" for place in places)
         elif role not in models:
             lost.append(role)
     if lost:
-        named = ", ".join(f"{_WORDS.get(role, role)} was {recorded[role].get('label')}" for role in lost)
-        options = " ".join(f"--input {_WORDS.get(role, role)}=PATH" for role in lost)
+        named = ", ".join(f"{role} was {recorded[role].get('label')}" for role in lost)
+        options = " ".join(f"--input {shlex.quote(role)}=PATH" for role in lost)
         raise VerifyError(
             f"--recompute needs inputs that were local folders ({named}). Say where they are:\n"
             f"expo verify {out.source.text} --recompute 1% {options}"

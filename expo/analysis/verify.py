@@ -12,11 +12,12 @@ import xxhash
 
 from expo.analysis.content import Content, Found
 from expo.checkpoint import open_checkpoint
+from expo.checkpoint.adapters import resolve_adapter
 from expo.checkpoint.files import DEFAULT_MAX_HEADER, check_inside
 from expo.checkpoint.header import read_header
 from expo.checkpoint.source import resolve
 from expo.checkpoint.spec import Checkpoint, Source, WeightFile
-from expo.errors import ExpoError, VerifyError
+from expo.errors import AdapterNotModel, ExpoError, VerifyError
 from expo.output.manifest import NAME, read_manifest
 from expo.output.sidecars import hash_file
 from expo.planning.budget import default_threads
@@ -96,6 +97,8 @@ def _find(output: str | Path, result: Verification, max_header: int) -> tuple[So
     trouble, source = None, None
     try:
         source = resolve(output, max_header=max_header)
+    except AdapterNotModel:
+        source = resolve_adapter(str(output))
     except ExpoError as error:
         trouble = error
     folder = source.folder if source else Path(output).absolute()

@@ -48,7 +48,7 @@ def choose_weights(names: Iterable[str], where: str) -> str:
     if adapter:
         raise AdapterNotModel(
             f"{where}: an adapter ({adapter}), not a whole model.",
-            "Merge it into its base first, or name it as an adapter of that base in a recipe.",
+            f"Name its base before it: BASE+{where}",
         )
     for found in _candidates(top, pickled, where):
         if len(found) > 1:

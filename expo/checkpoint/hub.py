@@ -7,12 +7,13 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from expo.checkpoint.adapters import CONFIG, SIDE_FILES, WEIGHTS, adapter_in_folder, choose_adapter
 from expo.checkpoint.contents import WEIGHT_SUFFIXES, choose_weights, is_side_file
 from expo.checkpoint.source import from_folder
 from expo.checkpoint.spec import Source
@@ -27,6 +28,7 @@ from expo.errors import (
     HubUnreachable,
     MissingShard,
     NotACheckpoint,
+    NotAnAdapter,
     UnreadableFile,
 )
 
@@ -61,6 +63,35 @@ def fetch(text: str, repo_id: str, revision: str | None, *, max_header: int) -> 
     if folder.name != commit:  # the branch moved on meanwhile
         folder = _download(repo_id, commit, wanted)
     return from_folder(text, folder, repo_id=repo_id, revision=commit, max_header=max_header)
+
+
+def fetch_adapter(text: str, repo_id: str, revision: str | None) -> Source:
+    """The source of an adapter in a Hub repository: its weights and its config are downloaded. Raises a HubError."""
+    try:
+        commit, names = _listing(repo_id, revision)
+    except HubUnreachable as cause:
+        return _adapter_from_cache(text, repo_id, revision, cause)
+    wanted = {choose_adapter(names, text), CONFIG, *(set(SIDE_FILES) & set(names))}
+    folder = _download(repo_id, revision or "main", wanted)
+    if folder.name != commit:  # the branch moved on meanwhile
+        folder = _download(repo_id, commit, wanted)
+    return adapter_in_folder(text, folder, repo_id=repo_id, revision=commit)
+
+
+def _adapter_from_cache(text: str, repo_id: str, revision: str | None, cause: HubUnreachable) -> Source:
+    """The source of an adapter in a cached snapshot."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    for weights in WEIGHTS:
+        wanted = [weights, CONFIG]
+        with suppress(LocalEntryNotFoundError, NotAnAdapter, UnreadableFile):
+            with _translated(repo_id, revision, LocalEntryNotFoundError):
+                found = snapshot_download(repo_id, revision=revision, local_files_only=True, allow_patterns=wanted)
+            return adapter_in_folder(text, Path(found), repo_id=repo_id, revision=Path(found).name)
+    problem = f"{cause}\nThe cache does not hold the adapter {text}."
+    remedy = f"With a connection: `hf download {repo_id}{f' --revision {revision}' if revision else ''}`."
+    raise (HubNotCached if "HF_HUB_OFFLINE" in str(cause) else HubUnreachable)(problem, remedy)
 
 
 def _listing(repo_id: str, revision: str | None) -> tuple[str, list[str]]:

@@ -7,6 +7,7 @@ from expo.checkpoint.header import read_header
 from expo.checkpoint.source import resolve
 from expo.checkpoint.spec import Checkpoint, Source, TensorSpec, WeightFile
 from expo.checkpoint.strict_json import parse_object, shown
+from expo.checkpoint.views.adapted import with_adapters
 from expo.checkpoint.weight_map import read_weight_map
 from expo.errors import MissingShard, MissingTensor, NotACheckpoint, RepeatedTensor, UnlistedTensor
 
@@ -14,7 +15,8 @@ from expo.errors import MissingShard, MissingTensor, NotACheckpoint, RepeatedTen
 def open_checkpoint(source: str | Path | Source, *, max_header: int = DEFAULT_MAX_HEADER) -> Checkpoint:
     """Every tensor that a checkpoint stores, shard by shard in the order of file names, by offset inside a shard.
 
-    source: a folder, a weight file, an index, or a Hub id `org/name[@revision]`; max_header: in bytes.
+    source: a folder, a weight file, an index, or a Hub id `org/name[@revision]`; or BASE+ADAPTER+..., whose adapted
+    tensors are views. max_header: in bytes.
     Raises a SourceError, HeaderError or IndexMismatch; no tensor is ever left out.
     """
     if not isinstance(source, Source):
@@ -31,7 +33,8 @@ def open_checkpoint(source: str | Path | Source, *, max_header: int = DEFAULT_MA
             _check_place(source, spec, tensors, listed)
             tensors[spec.name] = spec
     _check_all_found(source, tensors, listed)
-    return Checkpoint(source, files, tensors, read_config(source))
+    checkpoint = Checkpoint(source, files, tensors, read_config(source))
+    return with_adapters(checkpoint, max_header=max_header) if source.adapters else checkpoint
 
 
 def read_config(source: Source) -> dict:

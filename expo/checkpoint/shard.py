@@ -63,17 +63,28 @@ class Shards:
     """The open weight files of one checkpoint: each opened once, at its first read."""
 
     def __init__(self, checkpoint: Checkpoint):
-        self.files = checkpoint.files
+        self.files = {**checkpoint.files, **checkpoint.extra_files}
         self._open: dict[str, Shard] = {}
         self._lock = threading.Lock()
+        self._local = threading.local()  # what views hold for each thread
 
     def read_into(self, out: memoryview, spec: TensorSpec, start: int = 0) -> None:
         """Fill `out` with bytes [start, start + len(out)) of one tensor; safe from any thread."""
+        if spec.view is None:
+            self._read_stored(out, spec, start)
+        else:
+            out = memoryview(out).cast("B")
+            assert start >= 0 and start + len(out) <= spec.n_bytes, f"{spec.name}: bytes beyond the tensor"
+            spec.view.read_into(out, start, self._read_stored, self._local.__dict__)
+
+    def _read_stored(self, out: memoryview, spec: TensorSpec, start: int) -> None:
         self._shard(spec.file).read_into(out, spec, start)
 
     def advise(self, spec: TensorSpec, start: int, n_bytes: int) -> None:
-        """Ask the kernel to read bytes of one tensor ahead."""
-        self._shard(spec.file).advise(spec, start, n_bytes)
+        """Ask the kernel to read bytes of one tensor ahead; for a view, the same share of each of its parts."""
+        for part in spec.parts:
+            first, last = (at * part.n_bytes // max(1, spec.n_bytes) for at in (start, start + n_bytes))
+            self._shard(part.file).advise(part, first, last - first)
 
     def check_unchanged(self) -> None:
         """ChangedFile if a file that was read has been written to since."""

@@ -2,8 +2,10 @@
 
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
+from expo.checkpoint.adapters import resolve_adapter, split_adapters
 from expo.checkpoint.contents import TRAINER_FOLDER, check_whole, choose_weights, is_side_file
 from expo.checkpoint.files import DEFAULT_MAX_HEADER, check_inside
 from expo.checkpoint.spec import Source
@@ -14,11 +16,20 @@ HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(.+))?")
 
 
 def resolve(text: str | Path, *, max_header: int = DEFAULT_MAX_HEADER) -> Source:
-    """Where a checkpoint is: a local path that exists, else a Hub id `org/name[@revision]`.
+    """Where a checkpoint is: a local path that exists, else a Hub id `org/name[@revision]`; adapters behind a +.
 
     A Hub id downloads what the model needs into huggingface_hub's cache, and is pinned to one commit.
+    BASE+ADAPTER+... names adapters of the base, each a folder or a Hub id; a path that exists with its + is a path.
     Raises a SourceError that says what was looked for and what to do.
     """
+    if isinstance(text, str) and len(parts := split_adapters(text)) > 1:
+        source = _resolve_model(parts[0], max_header)
+        adapters = tuple(resolve_adapter(part) for part in parts[1:])
+        return replace(source, text=text, adapters=adapters)
+    return _resolve_model(text, max_header)
+
+
+def _resolve_model(text: str | Path, max_header: int) -> Source:
     spelled = str(text)
     path = Path(spelled).expanduser() if spelled.strip() else None
     if path is not None and os.path.isdir(path):
@@ -26,7 +37,7 @@ def resolve(text: str | Path, *, max_header: int = DEFAULT_MAX_HEADER) -> Source
     if path is not None and os.path.exists(path):
         return _from_file(spelled, path, max_header)
     hub = HUB_ID.fullmatch(spelled)
-    if isinstance(text, Path) or hub is None or (hub[2] is None and _looks_local(path)):
+    if isinstance(text, Path) or hub is None or (hub[2] is None and looks_local(path)):
         raise _missing(spelled, path)
     from expo.checkpoint.hub import fetch  # loads huggingface_hub
 
@@ -38,12 +49,21 @@ def from_folder(
 ) -> Source:
     """The source in a folder on this machine, which may be a repository's snapshot."""
     folder = folder.absolute()
+    first = choose_weights(_files_at(folder), text)  # before a walk, which may be a whole disk's
     names = list_files(folder)
-    first = choose_weights(names, text)
     sides = tuple(name for name in names if is_side_file(name))
     _check_files(folder, (first, *sides))
     weights, index = _shards(folder, first, max_header)
     return Source(text, folder, weights, index, sides, repo_id, revision)
+
+
+def _files_at(folder: Path) -> list[str]:
+    """The names of the files in the folder itself."""
+    try:
+        with os.scandir(folder) as entries:
+            return [entry.name for entry in entries if not entry.is_dir()]
+    except OSError as error:
+        raise UnreadableFile(f"{folder}: cannot be listed: {error.strerror}.", "Check its permissions.") from error
 
 
 def list_files(folder: Path) -> list[str]:
@@ -71,7 +91,7 @@ def _from_file(text: str, path: Path, max_header: int) -> Source:
             "Pass a folder, a .safetensors or .bin file, a *.safetensors.index.json, or a Hub id.",
         )
     if name.startswith("adapter_model."):
-        raise AdapterNotModel(f"{text}: an adapter's weights, not a whole model.", "Merge it into its base first.")
+        raise AdapterNotModel(f"{text}: an adapter's weights, not a whole model.", f"Name its base: BASE+{text}")
     check_whole(name, text)
     weights, index = _shards(folder, name, max_header)
     sides: tuple[str, ...] = ()
@@ -96,7 +116,7 @@ def _check_files(folder: Path, names: tuple[str, ...]) -> None:
             raise UnreadableFile(f"{folder / name}: a broken link, or not a regular file.", "Restore or remove it.")
 
 
-def _looks_local(path: Path) -> bool:
+def looks_local(path: Path) -> bool:
     """True where a first part exists here, so that a mistyped folder is not looked up on the Hub."""
     return os.path.isdir(path.parent) or path.suffix in {".safetensors", ".bin", ".json", ".gguf", ".pt"}
 

@@ -1,26 +1,64 @@
 """What a header says: where each tensor lies and what it is. Plain records; no tensor data, no torch."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
 from expo.dtypes import DType
 
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """One stored tensor: its name, type, shape, and the bytes of one file that hold it."""
+    """One tensor: its name, type, shape, and the bytes of one file that hold it, or the view that computes it."""
 
     name: str
-    dtype: DType
+    dtype: DType  # of the bytes that are read; of a view: the type it is computed in, so that nothing is rounded yet
     shape: tuple[int, ...]
-    file: str  # path inside the checkpoint
-    offset: int  # of the first byte, counted from the start of the file
-    n_bytes: int
+    file: str  # path inside the checkpoint; of a view: the base tensor's, which decides the output's shard
+    offset: int  # of the first byte, counted from the start of the file; of a view: 0, and nothing lies there
+    n_bytes: int  # that a reader fills: of a view, those of all its elements in `dtype`
+    view: "View | None" = None  # None: the tensor is stored as it is
+    base_dtype: DType | None = None  # of a view: the type of the base's tensor
 
     @property
     def n_elements(self) -> int:
         return math.prod(self.shape)
+
+    @property
+    def stored_dtype(self) -> DType:
+        """The type that an output takes unless another is asked for: the tensor's own; of a view, its base's."""
+        return self.base_dtype or self.dtype
+
+    @property
+    def parts(self) -> "tuple[TensorSpec, ...]":
+        """The stored tensors that are read for it: itself, or those that its view is computed from."""
+        return self.view.parts if self.view else (self,)
+
+    @property
+    def n_bytes_stored(self) -> int:
+        """The bytes of all that is read for it once."""
+        return sum(part.n_bytes for part in self.parts)
+
+
+class View(Protocol):
+    """A tensor that no file holds: computed block by block from stored ones, with bits that no reader's cuts change."""
+
+    parts: tuple[TensorSpec, ...]  # the stored tensors that it reads
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Memory that one thread needs beside the caller's buffer."""
+
+    def read_into(
+        self, out: memoryview, start: int, read: Callable[[memoryview, TensorSpec, int], None], held: dict[str, Any]
+    ) -> None:
+        """Fill `out` with bytes [start, start + len(out)).
+
+        read(buffer, part, at) fills a buffer with a part's stored bytes; held: the calling thread's own, where the
+        view keeps its buffers and its last block until another view takes their place.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +84,13 @@ class Source:
     side_files: tuple[str, ...]  # every other file that belongs to the model, sorted
     repo_id: str | None = None
     revision: str | None = None  # 40 hex digits, for a repository
+    adapters: "tuple[Source, ...]" = ()  # applied to it, in this order
 
     @property
     def label(self) -> str:
-        """What records and cards call it: org/name@commit, or the last part of a local path."""
-        return f"{self.repo_id}@{self.revision}" if self.repo_id else self.folder.name
+        """What records and cards call it: org/name@commit, or the last part of a local path; adapters behind a +."""
+        own = f"{self.repo_id}@{self.revision}" if self.repo_id else self.folder.name
+        return "+".join([own, *(adapter.label for adapter in self.adapters)])
 
 
 @dataclass(frozen=True)
@@ -61,6 +101,13 @@ class Checkpoint:
     files: dict[str, WeightFile]
     tensors: dict[str, TensorSpec]
     config: dict = field(default_factory=dict)  # config.json, {} where there is none
+    extra_files: dict[str, WeightFile] = field(default_factory=dict)  # that only views read, and what decides them
+    warnings: tuple[str, ...] = ()  # found while it was opened; the plan passes them on
+
+    @property
+    def every_file(self) -> tuple[WeightFile, ...]:
+        """All files that decide its tensors' values: what identifies it."""
+        return (*self.files.values(), *self.extra_files.values())
 
     @property
     def n_parameters(self) -> int:
@@ -68,4 +115,4 @@ class Checkpoint:
 
     @property
     def n_bytes(self) -> int:
-        return sum(spec.n_bytes for spec in self.tensors.values())
+        return sum(spec.n_bytes_stored for spec in self.tensors.values())

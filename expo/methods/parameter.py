@@ -26,14 +26,14 @@ class Parameter:
     default: Any  # REQUIRED where a recipe must give it
     low: float | None = None
     high: float | None = None
-    choices: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()  # of a bool: what it may be beside true and false
 
     def checked(self, value: Any) -> Any:
         """A single value in the parameter's type; raises BadParameter where it cannot be."""
         if self.kind == "bool":
-            if isinstance(value, bool):
+            if isinstance(value, bool) or value in self.choices:
                 return value
-            raise BadParameter(self.name, value, "true or false")
+            raise BadParameter(self.name, value, " or ".join(("true", "false", *self.choices)))
         if self.kind == "choice":
             if value in self.choices:
                 return value

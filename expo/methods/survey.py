@@ -26,9 +26,11 @@ class Sums:
     """The sum over all elements of each term. Answer: for each tensor a list of floats.
 
     Terms are added element by element into lanes, segment by segment, and those in float64: the same bits always.
+    known: what is known of each tensor, which the terms find in `here.surveyed`.
     """
 
     terms: Terms
+    known: Sequence[Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,20 +83,12 @@ NOTHING = Cut(float("inf"))
 def largest(tensors: Sequence[Surveyed], terms: Terms, keep: Sequence[int]) -> Generator[Request, Any, list[list[Cut]]]:
     """[tensor][term] -> the exact cut that keeps `keep[term]` elements of the whole group; ties go by element index.
 
-    Radix selection on the bits of floats: a pass a digit, then one for ties and a look into one segment.
+    After `kth_largest`, one pass for ties and a look into one segment.
     """
-    wide = max(tensor.wide for tensor in tensors)
     size = sum(tensor.n_elements for tensor in tensors)
-    left = list(keep)
-    words = [0] * len(keep)
+    values, left = [0.0] * len(keep), list(keep)
     if any(0 < k < size for k in keep):
-        for level in range(len(SHIFTS[wide])):
-            counted = yield Histogram(terms, wide, level, tuple(words) if level else None)
-            for i, k in enumerate(left):
-                bins = _joined(row[i] for row in counted)
-                digit, left[i] = _digit(bins, min(max(k, 1), sum(bins.values())))
-                words[i] = words[i] << _bits(wide, level) | digit
-    values = [_as_float(word, wide) for word in words]
+        values, left = yield from kth_largest(tensors, terms, keep)
     needed = [0 < k < size and value > 0 for k, value in zip(keep, values, strict=True)]
     cuts = yield from _before(tensors, terms, values, left, needed)
     for i, k in enumerate(keep):
@@ -102,6 +96,37 @@ def largest(tensors: Sequence[Surveyed], terms: Terms, keep: Sequence[int]) -> G
             for row in cuts:
                 row[i] = NOTHING if k <= 0 else EVERYTHING
     return cuts
+
+
+def kth_largest(
+    tensors: Sequence[Surveyed], terms: Terms, ks: Sequence[int], of: Sequence[int] | None = None
+) -> Generator[Request, Any, tuple[list[float], list[int]]]:
+    """The ks[i]-th largest value (from 1) of a term in the whole group, and its rank among the elements equal to it.
+
+    of: which term each k asks about; without it the terms in order. Radix selection on the bits of floats: a pass a
+    digit, in which elements are counted once for all ks that have the same term and digits so far.
+    """
+    wide = max(tensor.wide for tensor in tensors)
+    of = range(len(ks)) if of is None else of
+    words, left = [0] * len(ks), list(ks)
+    for level in range(len(SHIFTS[wide])):
+        asked = list(dict.fromkeys(zip(of, words, strict=True)))  # (term, digits so far)
+        within = tuple(word for _, word in asked) if level else None
+        counted = yield Histogram(_picked(terms, [term for term, _ in asked]), wide, level, within)
+        bins = {key: _joined(row[n] for row in counted) for n, key in enumerate(asked)}
+        for i, k in enumerate(left):
+            found = bins[of[i], words[i]]
+            digit, left[i] = _digit(found, min(max(k, 1), sum(found.values())))
+            words[i] = words[i] << _bits(wide, level) | digit
+    return [_as_float(word, wide) for word in words], left
+
+
+def _picked(terms: Terms, order: list[int]) -> Terms:
+    def picked(*tiles, **parameters):
+        found = terms(*tiles, **parameters)
+        return [found[i] for i in order]
+
+    return picked
 
 
 def _before(tensors: Sequence[Surveyed], terms: Terms, values: list[float], left: list[int], needed: list[bool]):

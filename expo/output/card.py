@@ -76,7 +76,7 @@ def _metadata(method: str, inputs: Sequence[CardInput]) -> dict[str, Any]:
 def _figures(recipe: Mapping[str, Any], effective: Mapping[str, Any]) -> list[str]:
     if effective.get("multiple") is None:
         return ["No tensor was to change."]
-    asked = recipe.get("parameters", {}).get("alpha")
+    asked = recipe.get("parameters", {}).get("alpha") if effective.get("alpha") is not None else None
     rows = ["| asked alpha | effective alpha | cosine with the exact change |", "|---|---|---|"]
     if asked is None:
         rows = ["| share of the change that is written | cosine |", "|---|---|"]

@@ -4,10 +4,12 @@ import math
 import os
 
 from expo.errors import PlanError
+from expo.methods import find_method
 from expo.planning.jobs import Job, Plan
 
 INTERPRETER = 240 * 2**20  # bytes: Python with torch, pydantic and rich, measured on Linux
 TILE = 65_536  # elements a worker holds of each input at a time
+SURVEY = 2**20  # bytes for each term of a survey: a histogram or lanes, and what is added to them
 
 
 def default_threads() -> int:
@@ -18,16 +20,21 @@ def default_threads() -> int:
 
 def wide_bytes(job: Job) -> int:
     """Bytes of one element while it is computed on: 4 where nothing has over 16 bits, else 8."""
-    narrow = job.dtype.bits <= 16 and all(operand.spec.dtype.bits <= 16 for operand in job.operands)
+    narrow = job.dtype.bits <= 16 and all(operand.spec.stored_dtype.bits <= 16 for operand in job.operands)
     return 4 if narrow else 8
 
 
 def scratch_bytes(job: Job, tile: int = TILE) -> int:
-    """Bytes that one worker needs for one tile of a job."""
+    """Bytes that one worker needs for one tile of a job: more where the method takes whole rows or tensors."""
+    n = {"tile": tile, "row": max(tile, job.width), "tensor": max(tile, job.n_elements)}[job.reads]
     raw = sum(operand.spec.dtype.bits for operand in job.operands) + job.dtype.bits
     # Wide copies of each input, the result, and four temporaries of rounding and of the report.
     wide = (len(job.operands) + 5) * wide_bytes(job)
-    return tile * (raw // 8 + wide)
+    method = find_method(job.method) if job.method else None
+    further = math.ceil(method.scratch * wide_bytes(job)) if method else 0
+    survey = SURVEY * (len(job.operands) + 1) if method and method.survey else 0
+    views = sum(operand.spec.view.scratch_bytes for operand in job.operands if operand.spec.view)
+    return n * (raw // 8 + wide + further) + survey + views
 
 
 def peak_memory(plan: Plan, threads: int, tile: int = TILE) -> int:
@@ -36,18 +43,31 @@ def peak_memory(plan: Plan, threads: int, tile: int = TILE) -> int:
     return INTERPRETER + headers + threads * max((scratch_bytes(job, tile) for job in plan.jobs), default=0)
 
 
-def check_memory(plan: Plan, threads: int) -> None:
-    """Raise PlanError where the run needs more memory than the machine has to give."""
+def free_memory() -> int | None:
+    """Bytes that the machine has to give; None where it does not say."""
     try:
         with open("/proc/meminfo") as file:
-            free = next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:"))
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:"))
     except (OSError, StopIteration):
-        return
-    needed = peak_memory(plan, threads)
-    if needed > free:
+        return None
+
+
+def check_memory(plan: Plan, threads: int) -> None:
+    """Raise PlanError where the run needs more memory than the machine has to give."""
+    free, needed = free_memory(), peak_memory(plan, threads)
+    if free is not None and needed > free:
         raise PlanError(
             f"{threads} workers need {size(needed)} of memory, and {size(free)} are free. Ask for fewer: --threads."
+            + _why(plan)
         )
+
+
+def _why(plan: Plan) -> str:
+    """The tensor that makes a plan large, where it must be in memory whole."""
+    largest = max(plan.jobs, key=scratch_bytes)
+    if largest.reads != "tensor":
+        return ""
+    return f" {largest.method} takes tensors whole, and {largest.name} needs {size(scratch_bytes(largest))}."
 
 
 def size(n_bytes: float) -> str:
@@ -88,7 +108,7 @@ def summary(plan: Plan, threads: int) -> str:
     recipe, cost = plan.recipe, totals(plan, threads)
     lines = [recipe.title]
     for role, checkpoint in plan.inputs.items():
-        types = sorted({spec.dtype.name for spec in checkpoint.tensors.values()})
+        types = sorted({spec.stored_dtype.name for spec in checkpoint.tensors.values()})
         lines.append(
             f"  {role:<8} {checkpoint.source.label}: {len(checkpoint.tensors)} tensors, "
             f"{count(checkpoint.n_parameters)} parameters, {' '.join(types)}, {size(checkpoint.n_bytes)}"

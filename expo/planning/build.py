@@ -15,6 +15,7 @@ from expo.output.layers import PickedLayers, relayer
 from expo.planning.jobs import Job, Operand, OutputShard, Plan
 from expo.planning.parameters import parameters_of
 from expo.planning.resolve import Match, Resolution, Resolver
+from expo.planning.side_files import SideFiles, side_files
 from expo.planning.targets import picked_layers
 from expo.planning.tied import says_tied, tied_heads
 from expo.planning.vocabulary import tokenizer_warning
@@ -32,20 +33,35 @@ def plan(recipe: Recipe, inputs: Mapping[str, Checkpoint] | None = None) -> Plan
 
     if inputs is None:
         inputs = {name: open_checkpoint(text, max_header=recipe.max_header) for name, text in recipe.models.items()}
-    inputs = {name: inputs[name] for name in recipe.models}
-    resolver = Resolver(recipe, inputs)
+    sides = side_files(recipe, {name: inputs[name] for name in recipe.models})
+    resolver = Resolver(recipe, sides.inputs)
     found = resolver.resolve()
     parameters = _parameters(recipe, found)
     if not found.problems and not found.matches:
         found.problems.append("the inputs have no tensor in common: there is nothing to write.")
-    if found.problems:
-        raise PlanError(found.problems)
-    donor = inputs[recipe.donor]
-    warnings = [*found.warnings, *_tokenizer_warnings(donor, inputs)]
-    jobs, shards = _lay_out(recipe, donor, found.matches, parameters)
+    if problems := sides.problems or found.problems:  # what a tokenizer lacks makes the rest not fit
+        raise PlanError(problems)
+    jobs, shards = _lay_out(recipe, sides.inputs[recipe.donor], found.matches, parameters)
     picked = picked_layers(recipe, find_method(recipe.method), resolver.tables)
-    warnings += _layer_warnings(donor, picked)
-    return Plan(recipe, inputs, jobs, shards, tuple(found.tied), tuple(found.left_out), tuple(warnings), picked)
+    return Plan(
+        recipe,
+        sides.inputs,
+        jobs,
+        shards,
+        tied=tuple(found.tied),
+        left_out=tuple(found.left_out),
+        warnings=tuple([*found.warnings, *_warnings(recipe, sides, picked)]),
+        picked=picked,
+        sides=sides,
+    )
+
+
+def _warnings(recipe: Recipe, sides: SideFiles, picked: tuple[PickedLayers, ...]) -> list[str]:
+    """What opening, tokenizers and picked layers give to say."""
+    donor = sides.inputs[recipe.donor]
+    opened = [warning for checkpoint in sides.inputs.values() for warning in checkpoint.warnings]
+    rows = [] if recipe.tokenizer else _tokenizer_warnings(donor, sides.inputs)
+    return [*opened, *sides.notes, *rows, *_layer_warnings(donor, picked)]
 
 
 def _layer_warnings(donor: Checkpoint, picked: tuple[PickedLayers, ...]) -> list[str]:
@@ -120,7 +136,7 @@ def _unchanged(recipe: Recipe, method: Method, operands: list[Operand]) -> Opera
 def _form(recipe: Recipe, match: Match):
     """The element type and shape that a tensor is written in."""
     wanted = recipe.output_dtype()
-    return (wanted if wanted and match.spec.dtype.computed else match.spec.dtype), match.spec.shape
+    return (wanted if wanted and match.spec.dtype.computed else match.spec.stored_dtype), match.spec.shape
 
 
 def _n_bytes(dtype, shape) -> int:

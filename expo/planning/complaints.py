@@ -94,7 +94,7 @@ def architectures(inputs: dict[str, Checkpoint]) -> list[str]:
 
 def same_twice(inputs: dict[str, Checkpoint]) -> list[str]:
     """A warning where two inputs are one checkpoint, so that nothing would change."""
-    places = {role: (c.source.folder.resolve(), c.source.weights) for role, c in inputs.items()}
+    places = {role: (c.source.folder.resolve(), c.source.weights, c.source.adapters) for role, c in inputs.items()}
     roles = list(places)
     twice = [role for i, role in enumerate(roles) if places[role] in [places[other] for other in roles[:i]]]
     return [f"{role} is the same checkpoint as another input: there is no delta" for role in twice]

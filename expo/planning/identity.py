@@ -15,18 +15,25 @@ from expo.version import __version__
 def input_record(checkpoint: Checkpoint) -> dict[str, Any]:
     """What identifies an input to someone who has it: no path, no time."""
     source = checkpoint.source
+    adapters = [{"label": a.label, "repo_id": a.repo_id, "revision": a.revision} for a in source.adapters]
     return {
         "label": source.label,
         "repo_id": source.repo_id,
         "revision": source.revision,
-        "files": {f.name: {"n_bytes": f.n_bytes, "header": f.header_hash} for f in checkpoint.files.values()},
+        "files": {f.name: {"n_bytes": f.n_bytes, "header": f.header_hash} for f in checkpoint.every_file},
+        **({"adapters": adapters} if adapters else {}),
     }
+
+
+def every_input(plan: Plan) -> dict[str, Checkpoint]:
+    """The inputs, and the models that lend only rows of their embeddings."""
+    return {**plan.inputs, **plan.sides.lenders}
 
 
 def fingerprint(plan: Plan) -> str:
     """A hash of all that decides the output's bytes, and of what identifies the inputs on this machine."""
-    inputs = {role: input_record(checkpoint) for role, checkpoint in plan.inputs.items()}
-    times = {role: [f.mtime_ns for f in checkpoint.files.values()] for role, checkpoint in plan.inputs.items()}
+    inputs = {name: input_record(checkpoint) for name, checkpoint in every_input(plan).items()}
+    times = {name: [f.mtime_ns for f in checkpoint.every_file] for name, checkpoint in every_input(plan).items()}
     # What configs and tokenizers decide, and what an input was allowed to hold.
     made_of = [
         (job.name, job.noise_name, job.method, job.parameters, [(o.role, o.spec.name, o.rows) for o in job.operands])
@@ -38,6 +45,7 @@ def fingerprint(plan: Plan) -> str:
         "allow_non_finite": plan.recipe.allow_non_finite,
         "inputs": inputs,
         "times": times,
+        "sides": [plan.sides.tokenizer and plan.sides.tokenizer.describe(), plan.sides.chat_template],
         "jobs": xxhash.xxh3_128_hexdigest(repr(made_of).encode()),
     }
     return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())
@@ -52,6 +60,8 @@ def description(plan: Plan) -> str:
 def check_output(plan: Plan, sink: FolderSink) -> None:
     """Everything about the output's place that can be known to fail; raises OutputError or DiskFull."""
     roots = {role: _root(checkpoint) for role, checkpoint in plan.inputs.items()}
+    for role, checkpoint in plan.inputs.items():
+        roots |= {f"adapter {k} of {role}": a.folder for k, a in enumerate(checkpoint.source.adapters, 1)}
     sink.check(roots, plan.n_bytes_written, fingerprint(plan))
 
 

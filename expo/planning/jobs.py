@@ -1,13 +1,16 @@
 """What will happen: one Job for each output tensor, with exact offsets. Plain records; no tensor data."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from expo.checkpoint.spec import Checkpoint, TensorSpec
 from expo.dtypes import DType
 from expo.methods import Reads, find_method
 from expo.output.layers import PickedLayers
 from expo.recipe import Recipe
+
+if TYPE_CHECKING:
+    from expo.planning.side_files import SideFiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,7 @@ class Plan:
     inputs: dict[str, Checkpoint]  # by role, in the method's order
     jobs: tuple[Job, ...]  # in the order of the output's bytes
     shards: tuple[OutputShard, ...]
+    sides: "SideFiles"  # tokenizer and chat template
     tied: tuple[TiedPair, ...] = ()
     left_out: tuple[str, ...] = ()  # tensors that a policy keeps out of the output
     warnings: tuple[str, ...] = ()
@@ -108,7 +112,7 @@ class Plan:
 
     @property
     def n_bytes_read(self) -> int:
-        return sum(operand.spec.n_bytes for job in self.jobs for operand in job.operands)
+        return sum(operand.spec.n_bytes_stored for job in self.jobs for operand in job.operands)
 
     @property
     def weight_map(self) -> dict[str, str]:

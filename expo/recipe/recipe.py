@@ -87,6 +87,13 @@ class Recipe:
         return self.modules or (Module((Slice(tuple(Source(name) for name in self.models)),)),)
 
     @property
+    def merged(self) -> set[str]:
+        """The models that give tensors or config; the others only lend rows to a tokenizer."""
+        parts = [part for module in self.parts for part in module.slices]
+        named = {source.model for part in parts for source in part.sources} | {part.base for part in parts}
+        return (named | {self.base}) - {None}
+
+    @property
     def donor(self) -> str:
         """The model whose names, config, side files and shards the output takes."""
         if self.base and find_method(self.method).donor == "base":
@@ -152,7 +159,7 @@ def extrapolation(*, sft: str | Path, dpo: str | Path, alpha: float = 0.3, **set
     settings: any other field of Recipe, such as dtype="float32" or rounding="stochastic".
     Raises RecipeError when a value cannot be. Source: Zheng et al., arXiv:2404.16792, equation 1.
     """
-    return Recipe("extrapolate", {"base": str(sft), "aligned": str(dpo)}, {"alpha": alpha}, "base", **settings)
+    return Recipe("extrapolate", {"sft": str(sft), "dpo": str(dpo)}, {"alpha": alpha}, "sft", **settings)
 
 
 def raise_all(problems: list[RecipeError]) -> None:

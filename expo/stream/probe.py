@@ -19,19 +19,19 @@ _CHUNK = 4 * 2**20  # bytes compared at a time
 
 def pair_warnings(plan: Plan) -> list[str]:
     """Sentences about a pair that looks swapped (by its cards) or unrelated (by a sample of its weights)."""
-    if plan.recipe.method != "extrapolate" or plan.recipe.base is None:
+    if plan.recipe.method != "extrapolate":
         return []
     return _swapped(plan) + _unrelated(plan)
 
 
 def _swapped(plan: Plan) -> list[str]:
-    """What `base` says it was made from is what was given as `aligned`."""
+    """What the base says it was made from is what was given as the aligned model."""
     base, aligned = plan.inputs[plan.recipe.base], plan.donor
     name = aligned.source.repo_id or aligned.source.folder.name
     if name in _made_from(base) and name not in (base.source.repo_id, base.source.folder.name):
         return [
-            f"the pair looks swapped: {base.source.label}, given as the base, names {name}, given as aligned, "
-            "as the model it was made from."
+            f"the pair looks swapped: {base.source.label}, given as {plan.recipe.base}, names {name}, "
+            f"given as {plan.recipe.donor}, as the model it was made from."
         ]
     return []
 

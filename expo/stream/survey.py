@@ -114,12 +114,14 @@ class SurveyPass(Pieces):
     def segment(self, lane: Lane, index: int, segment: int) -> None:
         """Read one segment's tiles and add what they hold to what is asked."""
         job, group = self.plan.jobs[index], self.groups[index]
+        known = getattr(group.request, "known", None)
         self.read_ahead(lane, job, segment + self.ahead)
         part = self.local.setdefault(id(lane), Found())
         fold = FOLDS[type(group.request)](group.request, group.jobs.index(index), segment)
         first, last = elements_of(segment, job.n_elements)
         for start, n, tile in self._tiles(lane, job, segment):
             low, high = max(start, first), min(start + n, last)
+            tile.surveyed = known[group.jobs.index(index)] if known else None
             terms = tile.call_with(group.request.terms, start)
             fold.add([term[low - start : high - start] for term in terms], low)
         fold.into(part, index)

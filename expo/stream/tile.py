@@ -100,10 +100,10 @@ class ComputedTile:
     def _here(self, start: int) -> Here:
         return Here(start, self.job.shape, functools.partial(self._noise, start), self.surveyed)
 
-    def _noise(self, start: int, model: int) -> Tensor:
+    def _noise(self, start: int, model: int, bits: int = 32) -> Tensor:
         """Noise of one model's mask, the same whatever else is computed."""
         key = noise_key(self.settings.seed, "mask", self.job.noise_name, model)
-        return noise_over(key, start, self.n, self.settings.device)
+        return noise_over(key, start, self.n, self.settings.device, bits=bits)
 
     def load(self, start: int) -> None:
         """Read elements [start, start + n) of every operand."""

@@ -10,11 +10,13 @@ from expo.errors import DataError, Interrupted, RecipeError
 from expo.methods import find_method
 from expo.ops import one_thread
 from expo.output.card import CardInput, card
+from expo.output.chat_template import write_chat_template
 from expo.output.folder import FolderSink
 from expo.output.manifest import NAME, as_text, manifest, read_manifest
 from expo.output.sidecars import copy_side_files
+from expo.output.tokenizer import write_tokenizer
 from expo.planning.budget import check_memory, default_threads
-from expo.planning.identity import check_output, description, fingerprint, input_record
+from expo.planning.identity import check_output, description, every_input, fingerprint, input_record
 from expo.planning.jobs import Plan
 from expo.stream.loop import Stream, report_of, settings_for
 from expo.stream.pieces import Progress
@@ -105,6 +107,10 @@ def _add_small_files(plan: Plan, sink: FolderSink, report: Report) -> None:
             do_sample=recipe.arithmetic == "reference",
             picked=plan.picked,
         )
+        if plan.sides.tokenizer:
+            side_files = write_tokenizer(plan.sides.tokenizer, sink.partial.files, side_files)
+        if plan.sides.chat_template is not None:
+            side_files = write_chat_template(plan.sides.chat_template, sink.partial.files, side_files)
     # transformers would not know which to believe, a model.safetensors or an index beside it.
     if len(plan.shards) > 1 or (donor.source.index and plan.shards[0].name != "model.safetensors"):
         n_bytes = sum(job.n_bytes for job in plan.jobs)
@@ -117,7 +123,7 @@ def _add_small_files(plan: Plan, sink: FolderSink, report: Report) -> None:
     )
     content = manifest(
         recipe.record(),
-        {role: input_record(checkpoint) for role, checkpoint in plan.inputs.items()},
+        {name: input_record(checkpoint) for name, checkpoint in every_input(plan).items()},
         {s.name: {"n_bytes": s.n_bytes, "header": xxhash.xxh3_128_hexdigest(s.header)} for s in plan.shards},
         side_files,
         report.hashes,

@@ -274,7 +274,7 @@ def test_an_unknown_input_is_named(made):
 
 def test_another_input_is_refused_with_the_file_that_differs(made, tmp_path):
     other = write_checkpoint(tmp_path / "other", llama_tensors(), shards=2, config=LLAMA)
-    with pytest.raises(VerifyError, match=r"base .*model-00001-of-00002.safetensors: bytes \d+, recorded \d+"):
+    with pytest.raises(VerifyError, match=r"sft .*model-00001-of-00002.safetensors: bytes \d+, recorded \d+"):
         verify(made / "out", recompute=0.01, inputs={**inputs(made), "sft": str(other)})
 
 
@@ -285,7 +285,7 @@ def test_swapped_inputs_do_not_give_the_output(made):
 
 def test_hub_inputs_are_found_again_at_their_commit(made, out, monkeypatch):
     manifest = json.loads((out / "expo.json").read_text())
-    for role, name in (("base", "sft"), ("aligned", "dpo")):
+    for role, name in (("sft", "sft"), ("dpo", "dpo")):
         manifest["inputs"][role] |= {"repo_id": f"org/{name}", "revision": "c" * 40}
     (out / "expo.json").write_text(json.dumps(manifest))
     from expo.checkpoint import open_checkpoint

@@ -219,3 +219,10 @@ def test_a_folder_that_exists_wins_over_a_hub_id(tmp_path, monkeypatch):
     write_checkpoint(tmp_path / "org" / "name@main", T, config={})
     assert resolve("org/name").folder == tmp_path / "org" / "name"
     assert resolve("org/name@main").side_files == ("config.json",)
+
+
+def test_a_folder_without_weights_is_refused_without_a_walk_through_it(tmp_path, monkeypatch):
+    (tmp_path / "deep" / "down").mkdir(parents=True)
+    monkeypatch.setattr("os.walk", lambda *_, **__: pytest.fail("walked"))
+    with pytest.raises(errors.NotACheckpoint):
+        resolve(tmp_path)

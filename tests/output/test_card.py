@@ -140,7 +140,7 @@ def test_the_card_of_a_run_parses_cites_and_agrees_with_the_manifest(outputs):
     assert metadata["library_name"] == "transformers"
     assert "2404.16792" in body and __version__ in body
     assert f"| {said['recipe']['parameters']['alpha']} | {said['effective']['alpha']} |" in body
-    assert said["expo"] == __version__ and said["inputs"]["base"]["label"] == "sft"
+    assert said["expo"] == __version__ and said["inputs"]["sft"]["label"] == "sft"
     block = re.search(r"```json\n(.*?)\n```", body, re.DOTALL)[1]
     assert json.loads(block) == {"method": "extrapolate", **said["recipe"]}
 

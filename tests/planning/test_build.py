@@ -161,7 +161,7 @@ def test_memory_grows_with_threads_and_widths_but_not_with_the_model(tmp_path):
 def test_the_summary_says_what_goes_in_what_comes_out_and_what_it_costs(tmp_path):
     plan, _ = planned(tmp_path, settings={"dtype": "float32", "alpha": 0.25})
     text = budget.summary(plan, threads=2)
-    for word in ("extrapolate (alpha 0.25)", "base", "aligned", "21 tensors", "F32", "2 files", "of memory", "of disk"):
+    for word in ("extrapolate (alpha 0.25)", "sft", "dpo", "21 tensors", "F32", "2 files", "of memory", "of disk"):
         assert word in text
 
 

@@ -213,4 +213,4 @@ def test_a_nan_in_a_row_that_was_matched_by_token_is_named_where_it_is_stored(tm
     write_checkpoint(tmp_path / "sft", sft)
     with pytest.raises(ExpoError) as caught:
         streamed(recipe_of(tmp_path, vocabulary="common-rows"))
-    assert f"{EMBED}[7] is nan in base" in str(caught.value)  # row 2, column 1, of 3 columns
+    assert f"{EMBED}[7] is nan in sft" in str(caught.value)  # row 2, column 1, of 3 columns

@@ -1,0 +1,57 @@
+"""Matrices by their singular vectors: what tsv_m and iso_c share. Bits are those of one device's linear algebra."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from expo.methods.task_vectors import less
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def by_matrix(
+    base: Tensor,
+    models: Sequence[Tensor],
+    shape: tuple[int, ...],
+    merge: Callable[[list[Tensor]], Tensor],
+    scale: float,
+) -> Tensor:
+    """base + scale * `merge` of the models' deltas, (n,); three dimensions are a stack of matrices.
+
+    A tensor that is no matrix, or one with a single row or column, takes the mean of the deltas. merge: of the deltas
+    of one matrix, (rows, columns), which it may change; returns one such matrix.
+    """
+    import torch
+
+    if len(shape) not in (2, 3) or min(shape[-2:]) < 2:
+        return by_mean(base, models, scale)
+    moved = torch.empty_like(base)
+    stacks = [x.view(-1, *shape[-2:]) for x in (moved, base, *models)]
+    for into, start, *ends in zip(*stacks, strict=True):
+        into.copy_(merge([end - start for end in ends]))
+    return less(base, moved.mul_(-scale))
+
+
+def by_mean(base: Tensor, models: Sequence[Tensor], scale: float) -> Tensor:
+    """base + scale * the mean of the models' deltas."""
+    back = base - models[0]
+    for model in models[1:]:
+        back += base - model
+    return less(base, back.mul_(scale / len(models)))
+
+
+def decomposed(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(U, S, V^T) up to the rank that the matrix has in its floats: what lies below is noise without a direction."""
+    import torch
+
+    u, s, vt = torch.linalg.svd(matrix, full_matrices=False)
+    rank = int((s > s[:1] * (max(matrix.shape) * torch.finfo(s.dtype).eps)).count_nonzero())
+    return u[:, :rank], s[:rank], vt[:rank]
+
+
+def whitened(matrix: Tensor) -> Tensor:
+    """The nearest matrix with orthonormal columns (Procrustes); a partial isometry where columns depend on others."""
+    u, _, vt = decomposed(matrix)
+    return u @ vt

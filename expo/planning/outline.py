@@ -39,7 +39,7 @@ class Outline:
 
     shared: dict[str, Any]  # parameters that are the same for all of them
     runs: tuple[Run, ...]  # where the others take which values, in the order of the output
-    copied: tuple[str, ...]  # module groups that are copied
+    copied: tuple[str, ...]  # module groups that are copied, with the layers where it is not all of them
 
 
 def outline(plan: Plan) -> Outline:
@@ -55,8 +55,21 @@ def outline(plan: Plan) -> Outline:
         groups.setdefault(module_group(job.name), []).append(
             (place and place[1], {name: row[name] for name in varying})
         )
-    copied = dict.fromkeys(module_group(job.name) for job in plan.jobs if not job.method)
-    return Outline(shared, tuple(_drawn_together(groups)) if varying else (), tuple(copied))
+    return Outline(shared, tuple(_drawn_together(groups)) if varying else (), _copied(plan))
+
+
+def _copied(plan: Plan) -> tuple[str, ...]:
+    """What is copied: because of its type or a policy, or because its parameters leave it as it is."""
+    places: dict[str, list[int]] = {}
+    computed = {module_group(job.name) for job in plan.jobs if job.method}
+    for job in sorted((job for job in plan.jobs if not job.method), key=_order):
+        place = layer_of(job.name)
+        places.setdefault(module_group(job.name), []).extend([place[1]] if place else [])
+    alike: dict[str, list[str]] = {}
+    for name, layers in places.items():
+        some = f" of layers {', '.join(map(str, layers))}" if layers and name in computed else ""
+        alike.setdefault(some, []).append(name)
+    return tuple(joined(tuple(names)) + some for some, names in alike.items())
 
 
 def _order(job: Job) -> tuple:

@@ -1,11 +1,13 @@
 """The outline of a plan: layers drawn together where parameters keep still or change evenly."""
 
+from unittest import mock
+
 import pytest
 from fake_methods import register_fakes, registry
 from pico import LLAMA, llama_tensors, nudged, write_checkpoint
 
 import expo
-from expo.planning.outline import joined, outline
+from expo.planning.outline import _copied, joined, outline
 from expo.recipe import read_recipe
 
 
@@ -48,6 +50,17 @@ def test_every_tensor_is_counted_once(home):
 def test_single_layers_stand_alone(home):
     found = outline_of(home, "{t: [{filter: 're:layers.4.mlp', value: 0}, {value: 1}]}")
     assert [run.layers for run in found.runs if "mlp" in run.label] == [(0, 3), (4, 4), (5, 8)]
+
+
+def test_what_is_copied_names_its_layers():
+    plan = mock.Mock(jobs=[job("m.0.q", "step"), job("m.0.k", None), job("m.1.q", None), job("m.0.s", None)])
+    assert _copied(plan) == ("m.*.{k, s}", "m.*.q of layers 1")
+
+
+def job(name: str, method: str | None) -> mock.Mock:
+    found = mock.Mock(method=method)
+    found.name = name
+    return found
 
 
 def test_names_are_joined_by_what_they_share():

@@ -78,6 +78,17 @@ def test_a_run_that_was_stopped_between_stages_goes_on(home):
     assert read_stored(home / "out") == by_hand(home)
 
 
+@pytest.mark.parametrize("step", ["_note_done", "_tidy"])
+def test_a_kill_between_two_steps_is_no_harm(home, monkeypatch, step):
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Run, step, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        expo.merge("stages.yaml", "out")
+    assert (home / "out.stages").exists()
+    expo.merge("stages.yaml", "out")
+    assert read_stored(home / "out") == by_hand(home)
+    assert not (home / "out.stages").exists() and not (home / "out.partial").exists()
+
+
 def test_a_changed_input_makes_a_stage_anew(home):
     expo.merge("stages.yaml", "out", keep_stages=True)
     write_checkpoint(home / "b", nudged(llama_tensors(), seed=9), config={"x": 1})

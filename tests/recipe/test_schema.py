@@ -86,7 +86,8 @@ def test_modules_by_name():
 def test_settings_and_policies_are_fields_of_recipe():
     recipe = only(
         PLAIN + "seed: 7\nrounding: stochastic\nsaturate: true\nshard_size: 5GB\nrename: ['a.=>b.', 'c.=>']\n"
-        "policy: {on_mismatch: copy, vocabulary: common-rows, tied: keep, allow_non_finite: true}\nchat_template: chatml\n"
+        "policy: {on_mismatch: copy, vocabulary: common-rows, tied: keep, allow_non_finite: true}\n"
+        "chat_template: chatml\n"
     )
     assert (recipe.seed, recipe.rounding, recipe.saturate, recipe.shard_size) == (7, "stochastic", True, 5 * 10**9)
     assert recipe.rename == (("a.", "b."), ("c.", "")) and recipe.chat_template == "chatml"
@@ -106,8 +107,8 @@ def test_both_forms_of_the_tokenizer_entry(entry):
 
 def test_the_whole_tokenizer_entry():
     recipe = only(
-        PLAIN
-        + "tokenizer:\n  source: org/one\n  pad_to_multiple_of: 64\n  tokens:\n    <|x|>: {source: ./two, force: true}\n"
+        PLAIN + "tokenizer:\n  source: org/one\n  pad_to_multiple_of: 64\n  tokens:\n"
+        "    <|x|>: {source: ./two, force: true}\n"
         "    <|y|>: {source: {kind: zero}}\n    <|z|>: {source: {kind: model_token, model: org/base, token: hi}}\n"
     )
     rules = {
@@ -126,11 +127,14 @@ def test_what_means_nothing_here_is_a_note():
             "- model: ./two/", "- model: org/base\n  parameters: {weight: 2}"
         )
     )
-    assert any("recipe:9:23: int8_mask" in note for note in found.notes)
+    assert any("recipe:10:25: int8_mask" in note for note in found.notes)
     assert any("recipe:5:3: base is the base" in note for note in found.notes)
 
 
 HEAD = "merge_method: fake_ties\nbase_model: b\n"
+ONE = HEAD + "models: [{model: a}]\n"
+GIVEN = ONE + "parameters: "
+COPY = "merge_method: fake_copy\nslices:\n- sources: "
 
 
 @pytest.mark.parametrize(
@@ -144,25 +148,52 @@ HEAD = "merge_method: fake_ties\nbase_model: b\n"
         (HEAD + "models: []\n", ["models is empty"]),
         (HEAD + "models: a\n", ["must be a list", "models is empty"]),
         (HEAD + "models: [a]\nparameters: {weight: 1}\n", ["recipe:3:10: must be a mapping: write `model: a`"]),
-        (HEAD + "models: [{model: a}]\nslices: []\nparameters: {weight: 1}\n", ["models and slices are given"]),
-        (HEAD + "models: [{model: a}]\n", ["recipe:3:10: fake_ties needs weight for a"]),
-        (HEAD + "models: [{model: a, weight: 1}]\n", ["recipe:3:10: fake_ties needs", "recipe:3:21: a model's entry has no"]),
+        (ONE + "slices: []\nparameters: {weight: 1}\n", ["models and slices are given"]),
+        (ONE + "", ["recipe:3:10: fake_ties needs weight for a"]),
+        (
+            HEAD + "models: [{model: a, weight: 1}]\n",
+            ["recipe:3:10: fake_ties needs", "recipe:3:21: a model's entry has no"],
+        ),
         ("merge_method: fake_ties\nmodels: [{model: a}]\nparameters: {weight: 1}\n", ["needs a base model"]),
-        (HEAD + "models: [{model: a}]\nparameters: {weight: 1, lamda: 2}\n", ["recipe:4:25: fake_ties has no", ]),
-        (HEAD + "models: [{model: a}]\nparamters: {weight: 1}\n", ["needs weight", "recipe:4:1: a recipe has no key 'paramters'. Did you mean 'parameters'?"]),
-        (HEAD + "models: [{model: a}]\nparameters: {weight: 1, density: 1.5}\n", ["density must be between 0 and 1, not 1.5"]),
-        (HEAD + "models: [{model: a}]\nparameters: {weight: [], density: 1}\n", ["the gradient is empty"]),
-        (HEAD + "models: [{model: a}]\nparameters: {weight: [1, x, 2, .inf]}\n", ["recipe:4:26: weight must be a finite number, not 'x'", "recipe:4:32: .inf is no finite number"]),
-        (HEAD + "models: [{model: a}]\nparameters: {weight: '1'}\n", ["must be a finite number, not '1'"]),
-        (HEAD + "models: [{model: a}]\nparameters: {weight: 1, rescale: yes}\n", ["YAML 1.1 and 1.2 read it differently"]),
-        (HEAD + "models: [{model: a}]\nparameters: {weight: [{filter: 're:(', value: 1}]}\n", ["recipe:4:23: weight: 're:(' is no regular"]),
-        (HEAD + "models: [{model: a}]\nparameters: {weight: [{filters: q, value: 1}]}\n", ["rows of {filter"]),
-        (HEAD + "models: [{model: a, parameters: {weight: 1, lambda: 2}}]\n", ["recipe:3:45: lambda is a parameter of the whole merge"]),
-        ("merge_method: fake_step\nbase_model: b\nmodels: [{model: a}, {model: c}]\nparameters: {t: 0}\n", ["recipe:3:9: fake_step merges 1 model beside its base; the recipe gives 2 (a, c)"]),
-        ("merge_method: fake_copy\nslices: [{sources: [{model: a, layer_range: [3, 3]}]}]\n", ["recipe:2:45: a: layer_range [3, 3] holds no layer"]),
-        ("merge_method: fake_copy\nslices: [{sources: [{model: a, layer_range: [0, 1, 2]}]}]\n", ["recipe:2:45: layer_range must be"]),
-        ("merge_method: fake_mean\nparameters: {weight: 1}\nslices: [{sources: [{model: a, layer_range: [0, 2]}, {model: c, layer_range: [0, 3]}]}]\n", ["recipe:3:10: the sources of one slice must have as many layers"]),
-        ("merge_method: fake_copy\nslices: [{source: [{model: a}]}]\n", ["a slice without `sources:`", "a slice has no key 'source'. Did you mean 'sources'?"]),
+        (
+            GIVEN + "{weight: 1, lamda: 2}\n",
+            [
+                "recipe:4:25: fake_ties has no",
+            ],
+        ),
+        (
+            ONE + "paramters: {weight: 1}\n",
+            ["needs weight", "recipe:4:1: a recipe has no key 'paramters'. Did you mean 'parameters'?"],
+        ),
+        (GIVEN + "{weight: 1, density: 1.5}\n", ["density must be between 0 and 1, not 1.5"]),
+        (GIVEN + "{weight: [], density: 1}\n", ["the gradient is empty"]),
+        (
+            GIVEN + "{weight: [1, x, 2, .inf]}\n",
+            ["recipe:4:26: weight must be a finite number, not 'x'", "recipe:4:32: .inf is no finite number"],
+        ),
+        (GIVEN + "{weight: '1'}\n", ["must be a finite number, not '1'"]),
+        (GIVEN + "{weight: 1, rescale: yes}\n", ["YAML 1.1 and 1.2 read it differently"]),
+        (GIVEN + "{weight: [{filter: 're:(', value: 1}]}\n", ["recipe:4:23: weight: 're:(' is no regular"]),
+        (GIVEN + "{weight: [{filters: q, value: 1}]}\n", ["rows of {filter"]),
+        (
+            HEAD + "models: [{model: a, parameters: {weight: 1, lambda: 2}}]\n",
+            ["recipe:3:45: lambda is a parameter of the whole merge"],
+        ),
+        (
+            "merge_method: fake_step\nbase_model: b\nmodels: [{model: a}, {model: c}]\nparameters: {t: 0}\n",
+            ["recipe:3:9: fake_step merges 1 model beside its base; the", "gives 2 (a, c)"],
+        ),
+        (COPY + "[{model: a, layer_range: [3, 3]}]\n", ["recipe:3:37: a: layer_range [3, 3] holds no layer"]),
+        (COPY + "[{model: a, layer_range: [0, 1, 2]}]\n", ["recipe:3:37: layer_range must be"]),
+        (
+            "merge_method: fake_mean\nparameters: {weight: 1}\nslices:\n- sources:\n"
+            "  - {model: a, layer_range: [0, 2]}\n  - {model: c, layer_range: [0, 3]}\n",
+            ["recipe:4:3: the sources of one slice must have as many layers"],
+        ),
+        (
+            "merge_method: fake_copy\nslices: [{source: [{model: a}]}]\n",
+            ["a slice without `sources:`", "a slice has no key 'source'. Did you mean 'sources'?"],
+        ),
         (PLAIN + "dtype2: x\n", ["no key 'dtype2'. Did you mean 'dtype'?"]),
         (PLAIN.replace("bfloat16", "bfloat15"), ["recipe:8:8: dtype cannot be 'bfloat15'. Did you mean 'bfloat16'?"]),
         (PLAIN + "rounding: up\n", ["recipe:10:11: rounding cannot be 'up'"]),
@@ -181,7 +212,7 @@ HEAD = "merge_method: fake_ties\nbase_model: b\n"
         (PLAIN.replace("org/one", "{pth: x}"), ["a model without `model:`", "no key 'pth'"]),
         ("- a\n- b\n", ["a recipe must be a mapping"]),
     ],
-)  # fmt: skip
+)
 def test_every_mistake_has_its_place_and_a_way_out(text, words, wrong):
     problems = wrong(text)
     said = "\n".join(problems)

@@ -6,7 +6,7 @@ pass, which the surveys of all groups share. Nothing here touches tensors: `stre
 """
 
 import struct
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from expo.methods.declare import Surveyed
 if TYPE_CHECKING:
     from torch import Tensor
 
-Terms = Callable[..., "Sequence[Tensor]"]  # called as `apply` is, returns tensors (n,)
+Terms = Callable[..., "Iterable[Tensor]"]  # called as `apply` is, returns tensors (n,)
 
 DIGIT = 16  # bits of a float that one pass tells apart
 SHIFTS = {4: (15, 0), 8: (47, 31, 15, 0)}  # bytes of a float -> where its digits begin; the sign bit is always 0
@@ -123,7 +123,7 @@ def kth_largest(
 
 def _picked(terms: Terms, order: list[int]) -> Terms:
     def picked(*tiles, **parameters):
-        found = terms(*tiles, **parameters)
+        found = list(terms(*tiles, **parameters))
         return [found[i] for i in order]
 
     return picked

@@ -4,7 +4,7 @@ A float goes into the lane of its element's index modulo 65,536, and the lanes t
 numbers. So neither tile size nor the number of workers changes a bit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -67,23 +67,23 @@ class SumFold:
 
     def __init__(self, request: Sums, tensor: int, segment: int):
         self.segment = segment
-        self.lanes: list[Tensor] | None = None
+        self.lanes: list[Tensor] = []
         self.finite = True
 
-    def add(self, terms: Sequence[Tensor], start: int) -> None:
-        """Take the terms of the elements from `start` on."""
-        if self.lanes is None:
-            self.lanes = [torch.zeros(LANES, dtype=term.dtype, device=term.device) for term in terms]
-        for lanes, term in zip(self.lanes, terms, strict=True):
-            at, done = start % LANES, 0
+    def add(self, terms: Iterable[Tensor], start: int) -> None:
+        """Take the terms of the elements from `start` on, each used before the next is worked out."""
+        for i, term in enumerate(terms):
+            if i == len(self.lanes):
+                self.lanes.append(torch.zeros(LANES, dtype=term.dtype, device=term.device))
+            lanes, at, done = self.lanes[i], start % LANES, 0
             while done < len(term):
                 n = min(len(term) - done, LANES - at)
-                lanes[at : at + n] += term[done : done + n]
+                lanes[at : at + n].add_(term[done : done + n])  # `lanes[...] +=` would copy the sum once more
                 at, done = 0, done + n
 
     def into(self, found: Found, index: int) -> None:
         """Keep the sums."""
-        sums = [float(tree_sum(lanes.to(torch.float64))) for lanes in self.lanes or ()]
+        sums = [float(tree_sum(lanes.to(torch.float64))) for lanes in self.lanes]
         self.finite = all(map(np.isfinite, sums))
         found.sums[index, self.segment] = sums
 

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from expo.errors import nearest
-from expo.weak_to_strong.rows import Rows
+from expo.weak_to_strong.keyed import Keyed
 
 Extract = Callable[[str], str]  # the final answer in a response; "" where there is none
-Same = Callable[[str, str], bool]  # whether two final answers are the same
 Id = int | str
 
 PROMPT = ("prompt", "content", "instruction")
@@ -28,14 +27,22 @@ class Answer(NamedTuple):
     sample: int = 0
 
 
-def open_answers(path: str | Path, extract: Extract | None = None) -> Rows[Answer]:
+Same = Callable[[Answer, Answer], bool]  # whether the final answers to one question are the same
+
+
+def same_text(one: Answer, other: Answer) -> bool:
+    """Whether two final answers are spelled alike, as the published code asks."""
+    return one.pred == other.pred
+
+
+def open_answers(path: str | Path, extract: Extract | None = None) -> Keyed[Answer]:
     """One answer a question; final answers are taken from `pred`, or extracted where the rows have none."""
-    return Rows(path, lambda row: parse_answer(row, extract))
+    return Keyed(path, lambda row: parse_answer(row, extract))
 
 
-def open_samples(path: str | Path, extract: Extract | None = None) -> Rows[Answer]:
+def open_samples(path: str | Path, extract: Extract | None = None) -> Keyed[Answer]:
     """Several answers a question, told apart by their field `sample`."""
-    return Rows(path, lambda row: parse_answer(row, extract), key=lambda row: (row.id, row.sample))
+    return Keyed(path, lambda row: parse_answer(row, extract), key=lambda row: (row.id, row.sample))
 
 
 def parse_answer(row: dict, extract: Extract | None = None) -> Answer:
@@ -44,7 +51,7 @@ def parse_answer(row: dict, extract: Extract | None = None) -> Answer:
     pred = row.get("pred")
     if pred is None:
         if extract is None:
-            raise ValueError("has no field 'pred'. To extract final answers from the responses: --answers gsm8k or math")
+            raise ValueError("has no field 'pred'. To extract final answers from the responses: --extraction default")
         pred = extract(response)
     elif not isinstance(pred, str):
         raise ValueError(f"'pred' must be text, not {pred!r}")

@@ -1,13 +1,14 @@
 """What can be wrong with a pipeline's files, its run file, or one of its stages."""
 
 from expo.errors import ExpoError
+from expo.rows import RowsError
 
 
-class RowError(ExpoError):
+class RowError(RowsError):
     """A row of a JSONL or JSON file breaks a rule; the message says which file and line."""
 
     def __init__(self, where: object, problem: str, remedy: str = ""):
-        super().__init__("\n".join(filter(None, [f"{where}: {problem}", remedy])))
+        super().__init__(f"{where}: {problem}", remedy)
 
 
 class DuplicateId(RowError):

@@ -5,7 +5,6 @@ makes it the rejected one. Source: arXiv:2407.13647, section 3.2, and its publis
 (0.6 and 0.8) where the paper's figure shows one.
 """
 
-import operator
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -22,12 +21,14 @@ from expo.weak_to_strong.answers import (
     identity,
     open_answers,
     parse_answer,
+    same_text,
     share,
 )
+from expo.weak_to_strong.compare import prepare
 from expo.weak_to_strong.errors import RowError
+from expo.weak_to_strong.keyed import Keyed, RowWriter, same_ids
 from expo.weak_to_strong.modes import Mode
 from expo.weak_to_strong.provenance import hash_of, pick
-from expo.weak_to_strong.rows import Rows, RowWriter, same_ids
 
 AGREE = 0.6  # least confidence of a majority that agrees with the weak model
 DISAGREE = 0.8  # and of one that disagrees
@@ -73,20 +74,20 @@ class Rule(NamedTuple):
     mode: Mode = Mode.MENDED
 
 
-def fate(weak: Answer, vote: Vote, rule: Rule, same: Same = operator.eq) -> str:
+def fate(weak: Answer, vote: Vote, rule: Rule, same: Same = same_text) -> str:
     """What a question is good for: "weak chosen", "weak rejected", or why it is dropped."""
     if vote.confidence < rule.agree:
         return "unsure"
     majority = vote.positive[0].pred if vote.positive else ""
     if majority == "":
         return "empty"
-    if weak.pred != "" and same(weak.pred, majority):
+    if weak.pred != "" and same(weak, vote.positive[0]):
         return "weak chosen" if vote.negative else "too easy"
     return "weak rejected" if vote.confidence >= rule.disagree else "disputed"
 
 
 def build(
-    weak: Iterable[Answer], votes: Iterable[Vote], rule: Rule, same: Same = operator.eq
+    weak: Iterable[Answer], votes: Iterable[Vote], rule: Rule, same: Same = same_text
 ) -> Iterator[tuple[str, Answer, list[Pair]]]:
     """(fate, weak answer, its pairs) for every question, in the given order."""
     draws = random.Random(rule.seed)  # the same stream as the published random.seed(42)
@@ -129,7 +130,7 @@ def pair_files(
     output: str | Path,
     rule: Rule,
     *,
-    same: Same = operator.eq,
+    same: Same = same_text,
     extract: Extract | None = None,
 ) -> dict[str, Any]:
     """Write the pairs of all questions to `output`; the report.
@@ -143,6 +144,7 @@ def pair_files(
     for answer in answers:
         if counted[answer.id].prompt != answer.prompt:
             raise RowError(counted.where(answer.id), f"another prompt than in {answers.where(answer.id)}.")
+    prepare(same, ((answer, vote.positive[0]) for answer in answers if (vote := counted[answer.id]).positive))
     fates: Counter[str] = Counter({"weak chosen": 0, "weak rejected": 0})
     sides: tuple[list, list] = ([], [])
     with RowWriter(output) as writer:
@@ -165,7 +167,7 @@ def pair_files(
     }
 
 
-def open_votes(path: str | Path, extract: Extract | None = None) -> Rows[Vote]:
+def open_votes(path: str | Path, extract: Extract | None = None) -> Keyed[Vote]:
     """The file that `expo w2s vote` writes, or the published majority_voting_results.jsonl."""
 
     def parse(row: dict) -> Vote:
@@ -181,4 +183,4 @@ def open_votes(path: str | Path, extract: Extract | None = None) -> Rows[Vote]:
             raise ValueError("'pos_responses' is empty although 'confidence' is above 0")
         return Vote(key, prompt, *sides, confidence)
 
-    return Rows(path, parse)
+    return Keyed(path, parse)

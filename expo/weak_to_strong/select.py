@@ -4,18 +4,18 @@ Three training sets come out: the weak responses, the strong model's, and both i
 Source: Yang, Ma, Liu, "Weak-to-Strong Reasoning", arXiv:2407.13647, section 3.1, and its published code.
 """
 
-import operator
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from expo.weak_to_strong.answers import Answer, Extract, Id, Same, accuracy, open_answers
+from expo.weak_to_strong.answers import Answer, Extract, Id, Same, accuracy, open_answers, same_text
+from expo.weak_to_strong.compare import prepare
 from expo.weak_to_strong.errors import IdMismatch
+from expo.weak_to_strong.keyed import Keyed, RowWriter, same_ids
 from expo.weak_to_strong.modes import Mode
 from expo.weak_to_strong.provenance import hash_of, text_hash
-from expo.weak_to_strong.rows import Rows, RowWriter, same_ids
 
 SETS = ("weak", "icl", "hybrid")
 MENDED = (
@@ -30,11 +30,11 @@ def sft_row(answer: Answer) -> dict[str, Any]:
     return {"id": answer.id, "content": answer.prompt, "output": answer.response}
 
 
-def fate(weak: Answer, icl: Answer, same: Same = operator.eq) -> str:
+def fate(weak: Answer, icl: Answer, same: Same = same_text) -> str:
     """What becomes of a question: "kept", or why not: "empty", "differ"."""
     if weak.pred == "":
         return "empty"
-    return "kept" if same(weak.pred, icl.pred) else "differ"
+    return "kept" if same(weak, icl) else "differ"
 
 
 def interleave(weak: Iterable[dict], icl: Iterable[dict]) -> Iterator[dict]:
@@ -47,7 +47,7 @@ def interleave(weak: Iterable[dict], icl: Iterable[dict]) -> Iterator[dict]:
 
 
 def choose(
-    weak: Iterable[Answer], icl: Iterable[Answer], *, same: Same = operator.eq, mode: Mode = Mode.MENDED
+    weak: Iterable[Answer], icl: Iterable[Answer], *, same: Same = same_text, mode: Mode = Mode.MENDED
 ) -> Iterator[tuple[str, Answer, Answer]]:
     """(fate, weak answer, strong answer) of every question, in the given order.
 
@@ -74,7 +74,7 @@ def select(
     output: str | Path,
     *,
     mode: Mode = Mode.MENDED,
-    same: Same = operator.eq,
+    same: Same = same_text,
     extract: Extract | None = None,
     suffix: str = ".jsonl",
 ) -> dict[str, Any]:
@@ -86,6 +86,7 @@ def select(
     """
     first, second = open_answers(weak, extract), open_answers(icl, extract)
     same_ids(first, second)
+    prepare(same, ((one, second[one.id]) for one in first if one.pred))
     fates: Counter[str] = Counter(kept=0, empty=0, differ=0)
     right: list[bool | None] = []
     with ExitStack() as stack:
@@ -122,7 +123,7 @@ def full_weak(
     weak: str | Path, output: str | Path, *, ids: Iterable[Id] | None = None, extract: Extract | None = None
 ) -> dict[str, Any]:
     """Write every weak answer as a training row, or those of `ids` in their order: naive weak-to-strong's set."""
-    rows: Rows[Answer] = open_answers(weak, extract)
+    rows: Keyed[Answer] = open_answers(weak, extract)
     wanted = list(rows.numbers) if ids is None else list(dict.fromkeys(ids))
     for key in wanted:
         if key not in rows:

@@ -4,15 +4,25 @@ Four kinds of files: training rows (content, output), pairs (instruction, output
 answers (prompt, response, pred), votes (pos_responses, neg_responses). Finds and counts; changes nothing.
 """
 
-import operator
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from expo.weak_to_strong.answers import PROMPT, RESPONSE, Extract, Id, Same, field, identity, open_answers
+from expo.weak_to_strong.answers import (
+    PROMPT,
+    RESPONSE,
+    Answer,
+    Extract,
+    Id,
+    Same,
+    field,
+    identity,
+    open_answers,
+    same_text,
+)
+from expo.weak_to_strong.keyed import Keyed, read_json
 from expo.weak_to_strong.pairs import MOST
 from expo.weak_to_strong.provenance import text_hash
-from expo.weak_to_strong.rows import Rows, read_json
 
 RULES = {
     "another model": "neither side of the pair is the weak model's response",
@@ -41,6 +51,7 @@ class Row(NamedTuple):
     prompt: str
     texts: tuple[str, ...]
     stored: Mapping[str, Any]
+    sample: int = 0
 
 
 class Finding(NamedTuple):
@@ -90,7 +101,7 @@ def validate(
     weak: str | Path | None = None,
     others: Mapping[str, str | Path] | None = None,
     extract: Extract | None = None,
-    same: Same = operator.eq,
+    same: Same = same_text,
 ) -> Validation:
     """Everything that is wrong with one file, as far as the given material can tell.
 
@@ -104,7 +115,8 @@ def validate(
     tally = Tally()
     prediction = _remembering(extract) if extract else None
     seen: dict[bytes, int] = {}
-    groups: dict[Id, list[Row]] = {}
+    groups: dict[Id, list] = {}
+    answered: set[tuple[Id, int]] = set()
     last: Id | None = None
     for number, row in enumerate(rows):
         where = rows.at(number)
@@ -112,8 +124,9 @@ def validate(
         if fingerprint in seen:
             tally.add("duplicate", where)
         seen[fingerprint] = number
-        if row.kind in ("answer", "vote") and row.id in groups:
+        if row.kind in ("answer", "vote") and (row.id, row.sample) in answered:
             tally.add("duplicate id", where)
+        answered.add((row.id, row.sample))
         if last is not None and type(last) is type(row.id) is int and row.id < last:
             tally.add("order", where)
         last = row.id
@@ -138,7 +151,8 @@ def parse(found: dict) -> Row:
         return Row("pair", key, field(found, PROMPT, str), tuple(texts), {})
     kind = "answer" if "response" in found else "training"
     stored = {name: found[name] for name in ("pred", "gold", "result") if name in found}
-    return Row(kind, key, field(found, PROMPT, str), (field(found, RESPONSE, str),), stored)
+    sample = found.get("sample", 0)
+    return Row(kind, key, field(found, PROMPT, str), (field(found, RESPONSE, str),), stored, sample)
 
 
 def _check_texts(row: Row, where: str, tally: Tally, prediction: Extract | None, same: Same) -> None:
@@ -160,31 +174,30 @@ def _check_texts(row: Row, where: str, tally: Tally, prediction: Extract | None,
     if preds and isinstance(stored.get("pred"), str) and stored["pred"] != preds[0]:
         tally.add("stored prediction", where)
     if all(name in stored for name in ("pred", "gold", "result")) and stored["gold"] is not None:
-        right = stored["pred"] == stored["gold"] or same(stored["pred"], stored["gold"])
+        right = stored["pred"] == stored["gold"] or same(*_as_answers(row, stored["pred"], stored["gold"]))
         if stored["result"] is not None and stored["result"] != right:
             tally.add("stored result", where)
 
 
-def _check_group(
-    group: list[Row], row: Row, where: str, tally: Tally, prediction: Extract | None, same: Same
-) -> None:
-    """What must hold among the rows of one id; at most four of them are remembered."""
-    if row.kind == "pair" and group:
+def _check_group(group: list, row: Row, where: str, tally: Tally, prediction: Extract | None, same: Same) -> None:
+    """What must hold among the rows of one id. `group` remembers hashes of pairs, or the first final answer."""
+    if row.kind == "pair":
+        texts = {text_hash(text) for text in row.texts}
         if len(group) == MOST:
             tally.add("too many pairs", where)
-        if not any(set(row.texts) & set(other.texts) for other in group):
+        if group and not any(texts & other for other in group):
             tally.add("no common side", where)
-    if row.kind == "training" and group and prediction:
-        first, second = prediction(group[0].texts[0]), prediction(row.texts[0])
-        if first != second and not same(first, second):
+        if len(group) <= MOST:
+            group.append(texts)
+    elif row.kind == "training" and prediction:
+        pred = prediction(row.texts[0])
+        if not group:
+            group.append(pred)
+        elif pred != group[0] and not same(*_as_answers(row, group[0], pred)):
             tally.add("disagreement", where)
-    if len(group) <= MOST:
-        group.append(row if row.kind in ("pair", "training") else row._replace(prompt="", texts=(), stored={}))
 
 
-def _check_origin(
-    rows: Rows[Row], weak: str | Path, others: Mapping[str, str | Path], tally: Tally
-) -> dict[str, int]:
+def _check_origin(rows: Keyed[Row], weak: str | Path, others: Mapping[str, str | Path], tally: Tally) -> dict[str, int]:
     """Whether the weak model wrote what it is said to have written; how often it stands on which side of a pair."""
     own = open_answers(weak, _no_prediction)
     models = {name: open_answers(path, _no_prediction) for name, path in others.items()}
@@ -212,6 +225,10 @@ def _check_origin(
     return sides if any(sides.values()) else {}
 
 
+def _as_answers(row: Row, *preds: str) -> list[Answer]:
+    return [Answer(row.id, row.prompt, row.texts[0], pred) for pred in preds]
+
+
 def _no_prediction(response: str) -> str:
     return ""
 
@@ -221,5 +238,3 @@ def _remembering(extract: Extract) -> Callable[[str], str]:
     from functools import lru_cache
 
     return lru_cache(maxsize=4096)(extract)
-
-

@@ -3,33 +3,29 @@
 Source: Yang, Ma, Liu, "Weak-to-Strong Reasoning", arXiv:2407.13647, section 3.2, and its published code.
 """
 
-import operator
 from collections.abc import Iterator, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from expo.weak_to_strong.answers import Answer, Extract, Id, Same, accuracy, open_answers, open_samples
+from expo.weak_to_strong.answers import Answer, Extract, Id, Same, accuracy, open_answers, open_samples, same_text
+from expo.weak_to_strong.compare import prepare
 from expo.weak_to_strong.errors import RowError
+from expo.weak_to_strong.keyed import Keyed, RowWriter, same_ids
 from expo.weak_to_strong.modes import Mode
 from expo.weak_to_strong.provenance import hash_of
-from expo.weak_to_strong.rows import Rows, RowWriter, same_ids
 
 MENDED = ("an empty final answer never wins a vote (it stays a vote against the others)",)
 
 
-def classes(preds: Sequence[str], same: Same = operator.eq) -> list[list[int]]:
-    """Positions of the predictions that count as one answer, in order of first appearance."""
-    if same is operator.eq:
-        groups: dict[str, list[int]] = {}
-        for number, pred in enumerate(preds):
-            groups.setdefault(pred, []).append(number)
-        return list(groups.values())
+def classes(samples: Sequence[Answer], same: Same = same_text) -> list[list[int]]:
+    """Positions of the samples whose final answers count as one, in order of first appearance."""
     found: list[list[int]] = []
-    for number, pred in enumerate(preds):
+    for number, sample in enumerate(samples):
         for group in found:
-            first = preds[group[0]]
+            first = samples[group[0]]
             # An empty answer equals only another one, whatever a judge would say.
-            if first == pred or ("" not in (first, pred) and same(first, pred)):
+            if first.pred == sample.pred or (first.pred and sample.pred and same(first, sample)):
                 group.append(number)
                 break
         else:
@@ -37,13 +33,13 @@ def classes(preds: Sequence[str], same: Same = operator.eq) -> list[list[int]]:
     return found
 
 
-def vote(samples: Sequence[Answer], *, same: Same = operator.eq, mode: Mode = Mode.MENDED) -> dict[str, Any]:
+def vote(samples: Sequence[Answer], *, same: Same = same_text, mode: Mode = Mode.MENDED) -> dict[str, Any]:
     """One question's samples, told apart into those with the majority's answer and the rest.
 
     Ties go to the answer seen first. `confidence` is the majority's share of all samples; where every answer is empty,
     mode "published" lets the empty one win, otherwise nothing does and confidence is 0.
     """
-    groups = classes([sample.pred for sample in samples], same)
+    groups = classes(samples, same)
     if mode is not Mode.PUBLISHED:
         groups = [group for group in groups if samples[group[0]].pred != ""]
     winner = set(max(groups, key=len)) if groups else set()  # max keeps the first of equals
@@ -67,7 +63,7 @@ def vote_files(
     output: str | Path,
     *,
     mode: Mode = Mode.MENDED,
-    same: Same = operator.eq,
+    same: Same = same_text,
     extract: Extract | None = None,
 ) -> dict[str, Any]:
     """Write one vote a question to `output` (JSONL); the report.
@@ -77,6 +73,7 @@ def vote_files(
     """
     right: list[bool | None] = []
     sizes: set[int] = set()
+    prepare(same, (pair for answers in gather(samples, extract) for pair in combinations(answers, 2)))
     with RowWriter(output) as writer:
         for answers in gather(samples, extract):
             counted = vote(answers, same=same, mode=mode)
@@ -106,7 +103,7 @@ def gather(paths: Sequence[str | Path], extract: Extract | None = None) -> Itera
         yield [file[key] for file in files]
 
 
-def _of_one_file(file: Rows[Answer]) -> Iterator[list[Answer]]:
+def _of_one_file(file: Keyed[Answer]) -> Iterator[list[Answer]]:
     numbers: dict[Id, list[int]] = {}
     for key, sample in file.numbers:
         numbers.setdefault(key, []).append(sample)

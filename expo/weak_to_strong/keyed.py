@@ -27,7 +27,7 @@ class Place(NamedTuple):
     line: int
 
 
-class Rows(Generic[T]):
+class Keyed(Generic[T]):
     """The rows of one file, in its order and by key; every row is parsed once on opening, so that errors come early.
 
     parse: turns an object into a row, and raises ValueError with the reason where it cannot.
@@ -84,7 +84,7 @@ class Rows(Generic[T]):
         return self.at(self.numbers[key])
 
 
-def same_ids(first: Rows, second: Rows) -> None:
+def same_ids(first: Keyed, second: Keyed) -> None:
     """Raise IdMismatch unless both files hold the same keys, in any order."""
     for one, other in ((first, second), (second, first)):
         missing = [key for key in one.numbers if key not in other.numbers]
@@ -97,9 +97,9 @@ def same_ids(first: Rows, second: Rows) -> None:
             )
 
 
-def read_json(path: str | Path, pick: Callable[[dict], T] = lambda row: row) -> Rows[T]:
+def read_json(path: str | Path, pick: Callable[[dict], T] = lambda row: row) -> Keyed[T]:
     """All objects of a file, without any rule about their keys."""
-    return Rows(path, pick, key=None)
+    return Keyed(path, pick, key=None)
 
 
 class RowWriter:

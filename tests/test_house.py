@@ -19,6 +19,7 @@ STAIRS = {
     "version": 0,
     "errors": 0,
     "dtypes": 0,
+    "rows": 1,
     "checkpoint": 1,
     "output": 1,
     "ops": 1,
@@ -29,7 +30,9 @@ STAIRS = {
     "analysis": 6,
     "toy": 7,
     "train": 7,
-    "cli": 9,
+    "generate": 7,
+    "evaluate": 8,
+    "cli": 10,
 }
 HEAVY = {"torch", "transformers", "accelerate", "huggingface_hub", "matplotlib"}
 

@@ -54,7 +54,8 @@ def normalise_published(answer: str) -> str:
         answer = answer.replace(before, after)
     for text in _DELETED:
         answer = answer.replace(text, "")
-    answer = re.sub(r"(.*?)(\$)(.*?)(\$)(.*)", r"$\3$", answer)
+    if answer.count("$") > 1:  # the pattern needs two, and takes quadratic time to find that out
+        answer = re.sub(r".*?\$(.*?)\$.*", r"$\1$", answer)
     for name in _WRAPPERS:
         answer = re.sub(rf"\\{name}\{{(.*?)\}}", r"\1", answer)
     answer = re.sub(r"\\boxed\{(.*)\}", r"\1", answer)

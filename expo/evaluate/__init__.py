@@ -4,7 +4,8 @@
     gold = normalise_published(answer)                # the other side of the published comparison
     same = judge("string")([Pair("5", "5")])          # -> [Verdict]; string | numeric | math-verify | a command line
     graded = grade(answers, references, extract=..., equivalence="string")     # rows of two JSONL files, matched by id
-    accuracy(graded); pass_at_k(n, c, k); wilson(successes, n); paired(before, after)
+    evaluate(data, models=[...], answers=[...])                                # all of it, as one record
+    accuracy(graded); difference(before, after); pass_at_k(n, c, k); wilson(successes, n); paired(before, after)
 
 The published extraction repeats Weak-to-Strong Reasoning's (arXiv 2407.13647) code to the letter, defects included;
 the default mends them.
@@ -14,8 +15,9 @@ from expo.evaluate.equivalence import Pair, Verdict, judge
 from expo.evaluate.extract import extractor
 from expo.evaluate.grade import Graded, grade, read_references
 from expo.evaluate.published import extract_published, normalise_published
+from expo.evaluate.run import evaluate
 from expo.evaluate.statistics import Interval, paired, pass_at_k, wilson
-from expo.evaluate.summary import accuracy, summary
+from expo.evaluate.summary import accuracy, difference, summary
 
 __all__ = [
     "Graded",
@@ -23,6 +25,8 @@ __all__ = [
     "Pair",
     "Verdict",
     "accuracy",
+    "difference",
+    "evaluate",
     "extract_published",
     "extractor",
     "grade",

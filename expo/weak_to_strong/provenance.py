@@ -35,7 +35,7 @@ def _hash_file(path: Path) -> str:
             while block := file.read(_BLOCK):
                 digest.update(block)
             return digest.hexdigest()
-        digest.update(str(size))
+        digest.update(str(size).encode())
         for number in range(_SAMPLED + 2):
             file.seek((size - _BLOCK) * number // (_SAMPLED + 1))
             digest.update(file.read(_BLOCK))
@@ -50,7 +50,7 @@ def text_hash(*texts: str) -> bytes:
 def pick(candidates: list[Any], count: int, *key: object) -> list[Any]:
     """`count` of the candidates, drawn by a hash of `key` and of each one's position; in the order of the draw.
 
-    A draw belongs to its key alone (seed, question, purpose): no other question's draws, and no Python version, move it.
+    A draw belongs to its key alone (seed, question, purpose): neither other questions nor Python's version move it.
     """
 
     order = sorted(range(len(candidates)), key=lambda number: text_hash(*map(str, key), str(number)))

@@ -1,4 +1,4 @@
-"""The published files of Weak-to-Strong Reasoning (Llama2-7b, GSM8K) are rebuilt byte for byte, and their defects found."""
+"""The published files of Weak-to-Strong Reasoning (Llama2-7b, GSM8K): rebuilt byte for byte, their defects found."""
 
 import pytest
 from w2s_files import published
@@ -57,7 +57,7 @@ def test_pairs_hold_every_constraint():
 
 
 def test_pairs_of_another_weak_model_are_noticed(tmp_path):
-    """As in the published file named gemma_2b, whose weak side is Mistral-7b's; here Llama2-7b's is taken for another's."""
+    """As in the published file named gemma_2b, whose weak side is Mistral-7b's."""
     own = ({**row, "response": f"As Gemma sees it: {row['response']}"} for row in read_json(of("results.jsonl")))
     write_rows(tmp_path / "gemma.jsonl", own)
     checked = validate(

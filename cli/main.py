@@ -18,6 +18,9 @@ COMMANDS = {
     "inspect": ("expo.cli.inspect", "Show what a checkpoint holds: tensors, types, shapes, sizes, layers."),
     "diff": ("expo.cli.diff", "Compare two checkpoints tensor by tensor, and what an alpha would really move."),
     "verify": ("expo.cli.verify", "Check a checkpoint against its manifest, or recompute it from its inputs."),
+    "train": ("expo.cli.train", "Train a checkpoint: sft, dpo (sigmoid, IPO, ORPO) or classify."),
+    "generate": ("expo.cli.generate", "Let a model, local or behind an endpoint, answer questions; resumable."),
+    "eval": ("expo.cli.eval", "Accuracy, pass@k and paired differences of models on questions with answers."),
     "demo": ("expo.cli.demo", "Train two toy models, extrapolate, and see whether it helped (half a minute)."),
 }
 

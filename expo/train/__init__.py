@@ -14,7 +14,7 @@ data: a JSONL file, a JSON file that holds one list, a `datasets` id, or a list 
 settings: SftSettings, DpoSettings or ClassifySettings; `changes` are fields of it by name.
     `SftSettings.of({...})` makes one from a YAML mapping, and names the nearest field for an unknown one.
 output: a folder that appears whole or not at all. A run that was killed goes on when it is called again.
-progress: called as progress(step, steps, metrics) after each step; metrics is {} between two logged steps.
+progress: called as progress(step, steps, metrics) after each step, and again, with metrics, when they are logged.
 Raises a TrainError: BadRows, BadSetting, NoChatTemplate, NonFiniteLoss, MissingPackage, ...; each message is complete.
 """
 

@@ -56,7 +56,7 @@ class Encoded(NamedTuple):
 
 
 def encode_completions(
-    tokenizer: Any, rows: Sequence[Completion], limits: Limits, *, chat: bool | None = None, end_token: bool = True
+    tokenizer: Any, rows: Sequence[Completion], limits: Limits, *, chat: bool = False, end_token: bool = True
 ) -> Encoded:
     """A Taught for each completion. Raises BadRows, NoChatTemplate."""
     texts = ((row.prompt, row.completion) for row in rows)
@@ -66,7 +66,7 @@ def encode_completions(
 
 
 def encode_pairs(
-    tokenizer: Any, rows: Sequence[Pair], limits: Limits, *, chat: bool | None = None, end_token: bool = True
+    tokenizer: Any, rows: Sequence[Pair], limits: Limits, *, chat: bool = False, end_token: bool = True
 ) -> Encoded:
     """A TaughtPair for each pair; a pair is too long when either completion is. Raises BadRows, NoChatTemplate."""
     texts = ((row.prompt, side) for row in rows for side in (row.chosen, row.rejected))
@@ -75,7 +75,7 @@ def encode_pairs(
     return _within(limits, both, len(rows), lambda two: TaughtPair(two[0].where, *two))
 
 
-def encode_labelled(tokenizer: Any, rows: Sequence[Labelled], limits: Limits, *, chat: bool | None = None) -> Encoded:
+def encode_labelled(tokenizer: Any, rows: Sequence[Labelled], limits: Limits, *, chat: bool = False) -> Encoded:
     """A Read for each labelled text; truncate cuts its end. Raises BadRows, NoChatTemplate."""
     rendered = (_alone(tokenizer, row.text, chat) for row in rows)
     kept, problems, cut = [], [], 0
@@ -88,7 +88,7 @@ def encode_labelled(tokenizer: Any, rows: Sequence[Labelled], limits: Limits, *,
     return _settled(kept, problems, cut, limits, len(rows))
 
 
-def check_template(tokenizer: Any, rows: Iterable, chat: bool | None, model: str) -> None:
+def check_template(tokenizer: Any, rows: Iterable, chat: bool, model: str) -> None:
     """Raise NoChatTemplate if a row has to be rendered as a chat and the tokenizer has no template for it."""
     if getattr(tokenizer, "chat_template", None):
         return
@@ -105,7 +105,7 @@ def check_template(tokenizer: Any, rows: Iterable, chat: bool | None, model: str
 
 
 def _tokenized(
-    tokenizer: Any, texts: Iterable[tuple[Text, Text]], chat: bool | None, end_token: bool
+    tokenizer: Any, texts: Iterable[tuple[Text, Text]], chat: bool, end_token: bool
 ) -> Iterator[tuple[list[int], list[int]]]:
     """(prompt's ids, completion's ids) for each prompt and completion."""
     texts = iter(texts)
@@ -124,7 +124,7 @@ def _tokenized(
             yield prompt, completion
 
 
-def _rendered(tokenizer: Any, prompt: Text, completion: Text, chat: bool | None) -> tuple[tuple[str, bool], str]:
+def _rendered(tokenizer: Any, prompt: Text, completion: Text, chat: bool) -> tuple[tuple[str, bool], str]:
     """((prompt's text, whether it is plain), completion's text)."""
     if isinstance(prompt, str) and isinstance(completion, str) and not chat:
         return (prompt, True), completion
@@ -140,7 +140,7 @@ def _rendered(tokenizer: Any, prompt: Text, completion: Text, chat: bool | None)
     return (before, False), whole[len(before) :]
 
 
-def _alone(tokenizer: Any, text: Text, chat: bool | None) -> tuple[str, bool]:
+def _alone(tokenizer: Any, text: Text, chat: bool) -> tuple[str, bool]:
     if isinstance(text, str) and not chat:
         return text, True
     messages = [{"role": "user", "content": text}] if isinstance(text, str) else text

@@ -1,6 +1,7 @@
 """Log-probabilities of the taught tokens alone: the (batch, length, vocabulary) logits never exist as a whole.
 
-A model's forward is replaced on the instance, so that wrappers (DDP, FSDP, peft, autocast) still call it. Knows no loss.
+A model's forward is replaced on the instance, so that wrappers (DDP, FSDP, peft, autocast) still call it.
+Knows no loss.
 """
 
 import types

@@ -39,6 +39,14 @@ def quietly():
             logging.enable_progress_bar()
 
 
+def need_packages(settings: TrainSettings) -> None:
+    """Raise MissingPackage where a setting needs what is not installed."""
+    if settings.lora and importlib.util.find_spec("peft") is None:
+        raise MissingPackage("peft", "--lora-rank", "expo[train]")
+    if settings.quantization and importlib.util.find_spec("bitsandbytes") is None:
+        raise MissingPackage("bitsandbytes", "--quantization nf4", "expo[quant]")
+
+
 def load_tokenizer(source: Source, settings: TrainSettings) -> Any:
     """The checkpoint's tokenizer; UnfitModel where there is none."""
     from transformers import AutoTokenizer
@@ -63,7 +71,7 @@ def context_of(source: Source, settings: TrainSettings) -> int:
         raise BadSetting(f"{source.text}: its config states no context length. State one: --max-length 2048.")
     if context and settings.max_length and settings.max_length > context:
         raise BadSetting(
-            f"max_length: {settings.max_length:,} is more than {source.text} can take; its context is {context:,} tokens."
+            f"max_length: {settings.max_length:,} is more than {source.text} can take: its context is {context:,}."
         )
     return settings.max_length or context
 
@@ -120,8 +128,6 @@ def _from_pretrained(kind: Any, source: Source, settings: TrainSettings, *, allo
 
 
 def _four_bit() -> Any:
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise MissingPackage("bitsandbytes", "--quantization nf4", "expo[quant]")
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(
@@ -136,7 +142,6 @@ def _with_adapters(model: Any, settings: TrainSettings, task: str) -> Any:
     lora = settings.lora
     if lora is None:
         return model
-    _need_peft()
     import peft
 
     if settings.quantization:
@@ -161,11 +166,6 @@ def _lora_config(lora: LoraSettings, task: str) -> Any:
         lora_dropout=lora.dropout,
         target_modules=list(lora.targets) or "all-linear",
     )
-
-
-def _need_peft() -> None:
-    if importlib.util.find_spec("peft") is None:
-        raise MissingPackage("peft", "lora", "expo[train]")
 
 
 def merged(model: Any, source: Source, settings: TrainSettings, scratch: Path) -> Any:

@@ -1,7 +1,7 @@
 """One training run from rows to a published folder: what all three trainers do around their losses.
 
-    OUT.partial/training/checkpoint-N  where a killed run goes on
-    OUT.partial/training/runs/         metrics.jsonl, and what report_to writes; becomes OUT/runs
+OUT.partial/training/checkpoint-N  where a killed run goes on
+OUT.partial/training/runs/         metrics.jsonl, and what report_to writes; becomes OUT/runs
 """
 
 import dataclasses
@@ -24,8 +24,8 @@ from expo.checkpoint.spec import Checkpoint, Source
 from expo.output.folder import FolderSink
 from expo.train.arguments import last_checkpoint, needs_cpu, training_arguments
 from expo.train.encode import Encoded, Limits
-from expo.train.errors import NonFiniteLoss
-from expo.train.load import Loaded, context_of, filler_of, load_causal, load_tokenizer, quietly
+from expo.train.errors import NonFiniteLoss, TrainError
+from expo.train.load import Loaded, context_of, filler_of, load_causal, load_tokenizer, need_packages, quietly
 from expo.train.publish import write_checkpoint
 from expo.train.report import TrainReport
 from expo.train.rows import Kept
@@ -91,6 +91,10 @@ def train(
             state.wait_for_everyone()
             if state.is_main_process:
                 sink.partial.publish(overwrite=overwrite)
+        except BaseException:
+            if state.is_main_process and not _holds_anything(sink):
+                sink.partial.drop()
+            raise
         finally:
             sink.partial.release()
     return report
@@ -102,6 +106,7 @@ def train(
 def _prepare(task: Task, model: str | Path, output: str | Path, settings: TrainSettings, processes: int) -> Prepared:
     checkpoint = open_checkpoint(model)
     source = checkpoint.source
+    need_packages(settings)
     tokenizer = load_tokenizer(source, settings)
     limits = Limits(context_of(source, settings), settings.too_long)
     task.check_template(tokenizer, task.kept.rows, settings.chat, source.text)
@@ -172,6 +177,11 @@ def _take(sink: FolderSink, prepared: Prepared) -> bool:
     return sink.partial.state() != "open"
 
 
+def _holds_anything(sink: FolderSink) -> bool:
+    """Whether a failed run left something to go on from."""
+    return sink.partial.state() != "open" or last_checkpoint(sink.partial.folder / "training") is not None
+
+
 def _finished(sink: FolderSink, plan: TrainReport) -> TrainReport:
     """Publish what a killed run had completed."""
     sink.partial.publish(overwrite=sink.overwrite)
@@ -229,8 +239,6 @@ def _run(trainer: Any, start: Path | None, scratch: Path) -> None:
         where = f"The last good checkpoint is kept: {kept}." if kept else "No checkpoint had been written yet."
         raise NonFiniteLoss(f"{error}\n{where}") from error
     except torch.OutOfMemoryError as error:
-        from expo.train.errors import TrainError
-
         raise TrainError(
             f"The device ran out of memory: {str(error).splitlines()[0]}\n"
             "Try a smaller --batch-size with more --accumulation, --activation-checkpointing, or --lora-rank 16."

@@ -44,7 +44,7 @@ class TrainSettings:
     max_length: int | None = None  # tokens of prompt and completion; None: the model's context
     too_long: Literal["error", "drop", "truncate"] = "error"  # truncate cuts completions, never prompts
     bad_rows: Literal["error", "drop"] = "error"  # empty completions, pairs with chosen = rejected
-    chat: bool | None = None  # True: plain prompts become a user's message; None: as the rows are
+    chat: bool = False  # plain prompts become a user's message; messages are always rendered
     split: str = "train"  # of a `datasets` id
     seed: int = 0
     schedule: Literal["linear", "cosine", "constant"] = "linear"  # all begin with the warm-up

@@ -21,7 +21,6 @@ class Watch(TrainerCallback):
         self.file = metrics
         self.progress = progress
         self.last: dict[str, float] = {}
-        self.fresh: dict[str, float] = {}
 
     def forget_after(self, step: int) -> None:
         """Drop the lines of steps that a resumed run will do again, and a line that a kill cut."""
@@ -40,18 +39,18 @@ class Watch(TrainerCallback):
         if not state.is_world_process_zero or not logs or "train_runtime" in logs:
             return
         found = {name: value for name, value in logs.items() if name not in _NOT_METRICS}
-        self.fresh = {name: value for name, value in found.items() if _is_finite(value)}
-        self.last = self.fresh
+        self.last = {name: value for name, value in found.items() if _is_finite(value)}
         with open(self.file, "a") as file:
-            file.write(json.dumps({"step": state.global_step, **self.fresh}) + "\n")
+            file.write(json.dumps({"step": state.global_step, **self.last}) + "\n")
+        if self.progress:
+            self.progress(state.global_step, state.max_steps, self.last)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         """The last step is always logged, and no checkpoint follows it: the result itself does."""
         if state.global_step >= state.max_steps:
             control.should_log, control.should_save = True, False
         if self.progress and state.is_world_process_zero:
-            self.progress(state.global_step, state.max_steps, self.fresh)
-            self.fresh = {}
+            self.progress(state.global_step, state.max_steps, {})
         return control
 
 

@@ -32,6 +32,7 @@ STAIRS = {
     "train": 7,
     "generate": 7,
     "evaluate": 8,
+    "weak_to_strong": 9,
     "cli": 10,
 }
 HEAVY = {"torch", "transformers", "accelerate", "huggingface_hub", "matplotlib"}

@@ -25,7 +25,7 @@ def draw(report: Mapping[str, Any], folder: Path) -> list[str]:
 
 
 def accuracies(tables: Mapping[str, list], title: str, path: Path) -> None:
-    """A panel for each weak model: one point with its 95 % interval for each tested model, floor and ceiling as lines."""
+    """A panel for each weak model: each tested model's point and 95 % interval, floor and ceiling as lines."""
     from matplotlib.figure import Figure
 
     most = max(map(len, tables.values()))

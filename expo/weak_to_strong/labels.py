@@ -94,4 +94,10 @@ def choose_demos(weak: Path, output: Path, shots: int, seed: int) -> int:
 
 
 def _result(row: Mapping[str, Any], pred: str) -> dict[str, Any]:
-    return {"id": row["id"], "sample": row["sample"], "prompt": row["prompt"], "response": row["response"], "pred": pred}
+    return {
+        "id": row["id"],
+        "sample": row["sample"],
+        "prompt": row["prompt"],
+        "response": row["response"],
+        "pred": pred,
+    }

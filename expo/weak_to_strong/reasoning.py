@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from expo.errors import nearest
+from expo.weak_to_strong import actions
 from expo.weak_to_strong.errors import RunFileError
-from expo.weak_to_strong.labels import ANSWERS, RESULTS
+from expo.weak_to_strong.labels import RESULTS
+from expo.weak_to_strong.questions import DATA_SETS
 from expo.weak_to_strong.runfile import RunFile, Weak
 from expo.weak_to_strong.stages import Input, Of, Stage
 from expo.weak_to_strong.tuning import MODEL
@@ -24,6 +26,21 @@ def build(run: RunFile) -> list[Stage]:
     """All stages of a run, each after those that it depends on."""
     builder = Pipeline(run)
     return builder.evaluation() if run.pipeline == "evaluate" else builder.reasoning()
+
+
+def check(run: RunFile) -> None:
+    """Raise for what would stop a run in its middle: missing files, an unknown extraction, an absent judge."""
+    from expo.evaluate import extractor, judge
+
+    extractor(run.extraction)
+    judge(run.equivalence)
+    asked = run.data.model_dump().values() if run.data else ()
+    files = [*asked, run.demos.file, *run.given.values()]
+    missing = [path for path in files if path and not Path(path).exists()]
+    if missing:
+        remedy = f"To make the questions: expo w2s data {run.name} -o {Path(missing[0]).parent}."
+        known = run.name in DATA_SETS
+        raise RunFileError("\n".join([*(f"{path}: no such file." for path in missing), *([remedy] if known else [])]))
 
 
 class Pipeline:
@@ -40,11 +57,19 @@ class Pipeline:
         """For each weak model: its labels, the strong model's learning from them, and tests of everything."""
         run = self.run
         if run.embedded:
-            self._add(PREPARE, "prepare", lambda folder, inputs: _prepare(run, folder), {}, run.embedded.model_dump())
+            self._add(
+                PREPARE,
+                "prepare",
+                partial(actions.prepare_stage, run),
+                {},
+                {"seed": run.seed, **run.embedded.model_dump()},
+            )
         self._test(SHARED, "strong model as it comes", self.strong, "strong")
         if run.ceiling:
             settings = run.strong_sft
-            ceiling = self._sft(f"{SHARED}/ceiling_sft", "ceiling_sft", self.strong, self.questions("train_2"), settings)
+            ceiling = self._sft(
+                f"{SHARED}/ceiling_sft", "ceiling_sft", self.strong, self.questions("train_2"), settings
+            )
             self._test(SHARED, "ceiling", ceiling, "ceiling")
         for weak in run.weak:
             self._of_weak(weak)
@@ -56,7 +81,7 @@ class Pipeline:
         """Tests of the strong model as it comes and with each released adapter."""
         self._test(SHARED, "strong model as it comes", self.strong, "strong")
         for one in self.run.adapters:
-            make = partial(_adapted, self.run, one.adapters)
+            make = partial(actions.adapted_stage, self.run, one.adapters)
             inputs = {"questions": self.questions("test"), "model": self.strong}
             inputs |= {f"adapter {number}": name for number, name in enumerate(one.adapters, 1)}
             self._add(f"{SHARED}/test_{one.name}", "test", make, inputs, self._asking())
@@ -73,9 +98,7 @@ class Pipeline:
             model = self._sft(f"{at}/weak_sft", "weak_sft", model, self.questions("train_1"), run.weak_sft)
         self._test(at, "weak floor", model, "weak")
         weak_labels = self._labels(f"{at}/weak_labels", "weak_labels", model)
-        naive = self._sft(
-            f"{at}/naive_sft", "naive_sft", self.strong, self._full(at, weak_labels), run.strong_sft
-        )
+        naive = self._sft(f"{at}/naive_sft", "naive_sft", self.strong, self._full(at, weak_labels), run.strong_sft)
         self._test(at, "naive: all weak labels", naive, "naive")
         demos = {"demos": Path(run.demos.file)} if run.demos.file else {"demos_from": weak_labels}
         icl_labels = self._labels(
@@ -92,7 +115,8 @@ class Pipeline:
             kind, select = ("strong_sft", "select") if first else ("iterate", f"iterate{iteration}_select")
             chosen = f"{at}/{select}"
             inputs = {"weak": weak_labels, "icl": icl_labels}
-            self._add(chosen, "select" if first else kind, partial(_select, run), inputs, self._comparing())
+            make = partial(actions.select_stage, run)
+            self._add(chosen, "select" if first else kind, make, inputs, self._comparing())
             models = {}
             for name in run.sets:
                 stage = f"{at}/{'strong_sft' if first else f'iterate{iteration}_sft'}_{name}"
@@ -111,19 +135,19 @@ class Pipeline:
         run = self.run
         if not run.preference:
             return
-        make = partial(_label, run, drawn=True)
+        make = partial(actions.label_stage, run, drawn=True)
         questions = {"questions": self.questions("train_2")}
         self._add(f"{at}/sample", "sample", make, {**questions, "model": plus}, self._asking(drawn=True))
         samples = {"samples": Of(f"{at}/sample", RESULTS)}
-        self._add(f"{at}/vote", "vote", partial(_vote, run), samples, self._comparing())
+        self._add(f"{at}/vote", "vote", partial(actions.vote_stage, run), samples, self._comparing())
         voted = {"weak": weak_labels, "votes": Of(f"{at}/vote", "votes.jsonl")}
         settings = self._comparing() | run.pairs.model_dump()
-        self._add(f"{at}/pairs", "pairs", partial(_pairs, run), voted, settings)
+        self._add(f"{at}/pairs", "pairs", partial(actions.pairs_stage, run), voted, settings)
         for loss, trained in run.preference.items():
             inputs = {"model": plus, "pairs": Of(f"{at}/pairs", "pairs.jsonl")}
             name = f"{at}/preference_{loss}"
             settings = {"loss": loss, "seed": run.seed, "space": run.space, **trained}
-            self._add(name, "preference", partial(_preference, run, loss, trained), inputs, settings)
+            self._add(name, "preference", partial(actions.preference_stage, run, loss, trained), inputs, settings)
             self._test(at, f"hybrid + {loss.upper()}", Of(name, MODEL), f"preference_{loss}")
             if run.extrapolate:
                 self._extrapolate(at, loss, plus, Of(name, MODEL))
@@ -136,7 +160,7 @@ class Pipeline:
             inputs["validation"] = self.questions("validation")
             settings |= self._asking()
         name = f"{at}/extrapolate_{loss}"
-        self._add(name, "extrapolate", partial(_extrapolate, run), inputs, settings)
+        self._add(name, "extrapolate", partial(actions.extrapolate_stage, run), inputs, settings)
         self._test(at, f"hybrid + {loss.upper()}, extrapolated", Of(name, MODEL), f"extrapolate_{loss}")
 
     # --- Single stages ---
@@ -155,13 +179,15 @@ class Pipeline:
     def _add(self, name: str, kind: str, make: Callable, inputs: Mapping[str, Input], settings: Mapping) -> None:
         given = self.run.given.get(name)
         if given is not None:
-            make = partial(_given, self.run)
+            make = partial(actions.given_stage, self.run)
             inputs = {"given": Path(given)} | {r: item for r, item in inputs.items() if r == "questions"}
-            settings = {name: value for name, value in settings.items() if name in ("extraction", "equivalence", "mode")}
+            settings = {
+                name: value for name, value in settings.items() if name in ("extraction", "equivalence", "mode")
+            }
         self.stages.append(Stage(name, make, dict(inputs), dict(settings), kind))
 
     def _sft(self, name: str, kind: str, model: Input, rows: Input, settings: Mapping[str, Any]) -> Of:
-        make = partial(_sft, self.run, settings)
+        make = partial(actions.sft_stage, self.run, settings)
         told = {"seed": self.run.seed, "space": self.run.space, **settings}
         self._add(name, kind, make, {"model": model, "rows": rows}, told)
         return Of(name, MODEL)
@@ -169,23 +195,27 @@ class Pipeline:
     def _labels(self, name: str, kind: str, model: Input, more: Mapping[str, Input] | None = None) -> Of:
         inputs = {"questions": self.questions("train_2"), "model": model, **(more or {})}
         settings = self._asking() | ({"shots": self.run.demos.shots} if more else {})
-        self._add(name, kind, partial(_label, self.run), inputs, settings)
+        self._add(name, kind, partial(actions.label_stage, self.run), inputs, settings)
         return Of(name, RESULTS)
 
     def _full(self, at: str, weak_labels: Of) -> Of:
-        self._add(f"{at}/full_weak", "select", _full, {"weak": weak_labels}, {})
+        self._add(f"{at}/full_weak", "select", actions.full_stage, {"weak": weak_labels}, {})
         return Of(f"{at}/full_weak", "rows.jsonl")
 
     def _test(self, at: str, title: str, model: Input, name: str) -> None:
         stage = f"{at}/test_{name}"
         inputs = {"questions": self.questions("test"), "model": model}
-        self._add(stage, "test", partial(_label, self.run), inputs, self._asking())
+        self._add(stage, "test", partial(actions.label_stage, self.run), inputs, self._asking())
         self.tested.setdefault(at, {})[title] = stage
 
     def _report(self) -> None:
-        inputs: dict[str, Input] = {stage.name: Of(stage.name) for stage in self.stages if stage.kind in REPORTED or stage.name in self.run.given}
+        inputs: dict[str, Input] = {
+            stage.name: Of(stage.name)
+            for stage in self.stages
+            if stage.kind in REPORTED or stage.name in self.run.given
+        }
         settings = {"name": self.run.name, "tested": self.tested, "mode": str(self.run.mode)}
-        self._add("report", "report", partial(_report, self.run, self.tested), inputs, settings)
+        self._add("report", "report", partial(actions.report_stage, self.run, self.tested), inputs, settings)
 
     def _check_given(self) -> None:
         known = [stage.name for stage in self.stages]
@@ -205,100 +235,3 @@ class Pipeline:
 REPORTED = (
     "test", "weak_labels", "icl_labels", "select", "iterate", "sample", "vote", "pairs", "preference", "extrapolate",
 )  # fmt: skip
-
-# --- What the stages do ----------------------------------------------------------------------------------------------
-
-Inputs = Mapping[str, Path]
-
-
-def _prepare(run: RunFile, folder: Path) -> Mapping[str, Any]:
-    from expo.weak_to_strong.running_sum import prepare
-
-    return prepare(run, folder)
-
-
-def _sft(run: RunFile, settings: Mapping, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
-    from expo.weak_to_strong.tuning import fine_tune
-
-    return fine_tune(run, settings, inputs["model"], inputs["rows"], folder)
-
-
-def _label(run: RunFile, folder: Path, inputs: Inputs, *, drawn: bool = False) -> Mapping[str, Any]:
-    from expo.weak_to_strong.labels import answer, choose_demos
-
-    demos = inputs.get("demos")
-    if "demos_from" in inputs:
-        demos = folder / "demos.jsonl"
-        choose_demos(inputs["demos_from"], demos, run.demos.shots, run.seed)
-    return answer(run, inputs["model"], inputs["questions"], folder, demos=demos, drawn=drawn)
-
-
-def _adapted(run: RunFile, adapters: tuple[str, ...], folder: Path, inputs: Inputs) -> Mapping[str, Any]:
-    from expo.weak_to_strong.labels import answer
-    from expo.weak_to_strong.tuning import adapted
-
-    return answer(run, adapted(run.strong, adapters, run.device), inputs["questions"], folder)
-
-
-def _given(run: RunFile, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
-    """Answers or a checkpoint that were made elsewhere take a stage's place."""
-    import shutil
-
-    from expo.weak_to_strong.labels import finish
-
-    given = inputs["given"]
-    if given.is_dir():
-        (folder / MODEL).unlink(missing_ok=True)
-        (folder / MODEL).symlink_to(given.resolve())
-        return {"given": str(given)}
-    shutil.copyfile(given, folder / ANSWERS)
-    return {"given": str(given)} | finish(run, folder / ANSWERS, inputs["questions"], folder / RESULTS)
-
-
-def _full(folder: Path, inputs: Inputs) -> Mapping[str, Any]:
-    from expo.weak_to_strong.select import full_weak
-
-    return full_weak(inputs["weak"], folder / "rows.jsonl")
-
-
-def _select(run: RunFile, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
-    from expo.weak_to_strong.compare import Comparison
-    from expo.weak_to_strong.select import select
-
-    same = Comparison(run.equivalence, run.judge_seconds)
-    return select(inputs["weak"], inputs["icl"], folder, mode=run.mode, same=same)
-
-
-def _vote(run: RunFile, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
-    from expo.weak_to_strong.compare import Comparison
-    from expo.weak_to_strong.vote import vote_files
-
-    same = Comparison(run.equivalence, run.judge_seconds)
-    return vote_files([inputs["samples"]], folder / "votes.jsonl", mode=run.mode, same=same)
-
-
-def _pairs(run: RunFile, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
-    from expo.weak_to_strong.compare import Comparison
-    from expo.weak_to_strong.pairs import Rule, pair_files
-
-    rule = Rule(mode=run.mode, **run.pairs.model_dump())
-    same = Comparison(run.equivalence, run.judge_seconds)
-    return pair_files(inputs["weak"], inputs["votes"], folder / "pairs.jsonl", rule, same=same)
-
-
-def _preference(run: RunFile, loss: str, settings: Mapping, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
-    from expo.weak_to_strong.tuning import prefer
-
-    return prefer(run, loss, settings, inputs["model"], inputs["pairs"], folder)
-
-
-def _extrapolate(run: RunFile, folder: Path, inputs: Inputs) -> Mapping[str, Any]:
-    from expo.weak_to_strong.tuning import extrapolate
-
-    return extrapolate(run, inputs["sft"], inputs["preferred"], inputs.get("validation"), folder)
-
-
-def _report(run: RunFile, tested: Mapping[str, Mapping[str, str]], folder: Path, inputs: Inputs) -> Mapping[str, Any]:
-    from expo.weak_to_strong.report import write_report
-
-    return write_report(run, tested, inputs, folder)

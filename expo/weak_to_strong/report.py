@@ -1,4 +1,4 @@
-"""What a run found: accuracies with n and intervals, what each stage gained, and PGR with the three accuracies behind it.
+"""What a run found: accuracies with n and intervals, what stages gained, and PGR with the three accuracies behind it.
 
 PGR = (accuracy - weak floor) / (ceiling - weak floor). It is undefined without a ceiling, and flagged where ceiling and
 floor cannot be told apart. All models answer the same test questions, so differences are taken question by question.
@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from expo.weak_to_strong import select, vote
 from expo.weak_to_strong import pairs as pairing
+from expo.weak_to_strong import select, vote
 from expo.weak_to_strong.answers import Id
 from expo.weak_to_strong.keyed import read_json, write_text
 from expo.weak_to_strong.labels import RESULTS
@@ -113,7 +113,11 @@ def pgr(floor: Marks | None, found: Marks | None, ceiling: Marks | None, *, seed
     value = (told["model"] - told["floor"]) / gap
     distinct = against(floor, ceiling)
     if not distinct["distinguishable"] or gap < 0:
-        note = "ceiling and floor are within noise" if not distinct["distinguishable"] else "the ceiling is below the floor"
+        note = (
+            "ceiling and floor are within noise"
+            if not distinct["distinguishable"]
+            else "the ceiling is below the floor"
+        )
         return {"value": value, "note": note, **told}
     return {"value": value, "interval": _resampled([floor, found, ceiling], seed), "note": "", **told}
 
@@ -169,7 +173,14 @@ def cells(row: Mapping[str, Any]) -> list[str]:
         bounds = " to ".join(f"{100 * bound:+.1f}" for bound in gain["interval"])
         told = f"{100 * gain['value']:+.1f} ({bounds})"
     interval_text = f"{100 * low:.1f} to {100 * high:.1f}"
-    return [row["model"], f"{100 * found['value']:.1f} %", interval_text, str(found["n"]), told, _pgr_text(row.get("pgr"))]
+    return [
+        row["model"],
+        f"{100 * found['value']:.1f} %",
+        interval_text,
+        str(found["n"]),
+        told,
+        _pgr_text(row.get("pgr")),
+    ]
 
 
 def _pgr_text(found: Mapping[str, Any] | None) -> str:

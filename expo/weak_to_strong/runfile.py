@@ -1,4 +1,4 @@
-"""run.yaml: what a weak-to-strong run is asked to do. Strict: an unknown key is an error, with its line and the nearest name.
+"""run.yaml: what a weak-to-strong run is asked to do. An unknown key is an error, with its line and the nearest name.
 
 Shipped run files are found by name (`gsm8k`), others by path. Paths in them are relative to the current directory.
 """

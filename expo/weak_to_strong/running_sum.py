@@ -1,4 +1,4 @@
-"""The embedded task as a weak-to-strong run: its questions, a weak base that knows nothing, a strong base that knows some.
+"""The embedded task as a weak-to-strong run: its questions, and two base models that know part of it.
 
 The strong base was pretrained on shorter and on equally long questions, alone and after demonstrations, and stopped
 early: it gets part of the hard questions right. Everything comes from seeds; nothing is downloaded.
@@ -49,7 +49,7 @@ def row(number: int, example: Any) -> dict[str, Any]:
 
 
 def lessons(run: RunFile) -> list[Any]:
-    """What the strong base was pretrained on: questions of 2 to `terms` numbers, a half of them after demonstrations."""
+    """What the strong base was pretrained on: questions of 2 to `terms` numbers, half of them after demonstrations."""
     from expo import toy
     from expo.generate.prompts import Demo, Question, plain_text
 

@@ -1,4 +1,4 @@
-"""A pipeline as a list of stages: each makes one folder of files, and is passed over while nothing it depends on changed.
+"""A pipeline as a list of stages: each makes one folder, and is passed over while nothing that it depends on changed.
 
 OUT/NAME.partial is where a stage works; a killed stage finds there what it had, if it is still the same stage.
 OUT/NAME appears whole; OUT/NAME/.stage.json says what it was made from. Knows nothing of what stages do.

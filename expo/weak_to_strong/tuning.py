@@ -63,9 +63,7 @@ def spaced(prompt: str, text: str, space: bool) -> str:
 # --- Extrapolation ---------------------------------------------------------------------------------------------------
 
 
-def extrapolate(
-    run: RunFile, sft: Path, preferred: Path, validation: Path | None, folder: Path
-) -> dict[str, Any]:
+def extrapolate(run: RunFile, sft: Path, preferred: Path, validation: Path | None, folder: Path) -> dict[str, Any]:
     """Write preferred + alpha (preferred - sft); of several alphas the one that answers most validation questions.
 
     Scores are taken on exactly the weights that would be written. Ties go to the smaller alpha.

@@ -91,7 +91,7 @@ def _verdicts(output: bytes, n_pairs: int, said: str) -> list[Verdict]:
     missing = [n for n in range(n_pairs) if n not in found]
     if missing:
         raise JudgeError(
-            f"the judge {said} gave no verdict on {len(missing):,} of {n_pairs:,} pairs, first {missing[0]}."
+            f"the judge {said} gave no verdict on {len(missing):,} of {n_pairs:,} pairs, first n = {missing[0]}."
         )
     return [Verdict(found[n]) for n in range(n_pairs)]
 

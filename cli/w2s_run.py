@@ -1,7 +1,8 @@
 """expo w2s reasoning: a whole weak-to-strong pipeline from one run file."""
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import click
@@ -57,9 +58,9 @@ def reasoning(
         _show_plan(plan_stages(stages, output, from_=from_), as_json)
         return
     check(run)
-    _prepare_torch(run.threads)
     say = (lambda text: None) if quiet else (lambda text: click.echo(text, err=True))
-    outcomes = run_stages(stages, output, from_=from_, say=say)
+    with _torch(run.threads):
+        outcomes = run_stages(stages, output, from_=from_, say=say)
     report = output / "report"
     if as_json:
         click.echo((report / "report.json").read_text(), nl=False)
@@ -79,13 +80,21 @@ def named(given: tuple[str, ...], option: str) -> dict[str, str]:
     return found
 
 
-def _prepare_torch(threads: int | None) -> None:
+@contextlib.contextmanager
+def _torch(threads: int | None) -> Iterator[None]:
+    """torch with that many threads; transformers without its bars, as one for each model would bury our lines."""
     import torch
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # a bar for each of many models would bury our own lines
+    before = torch.get_num_threads()
+    logging.disable_progress_bar()
     if threads:
         torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        logging.enable_progress_bar()
 
 
 def _show_plan(outcomes: list, as_json: bool) -> None:

@@ -30,7 +30,7 @@ class ClassifyTrainer(ExactTrainer):
         """The sum of the weighted loss.  # (1,)"""
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits  # (rows, classes)
         right = logits.argmax(-1) == batch["shares"].argmax(-1)
-        self.note(accuracy=right.double())
+        self.note(accuracy=right.float())
         return (batch["weights"] * soft_cross_entropy(logits, batch["shares"])).sum()[None]
 
 

@@ -55,7 +55,7 @@ class PreferenceTrainer(ExactTrainer):
     def _note(self, chosen: Tensor, rejected: Tensor) -> None:
         beta = self.settings.beta
         figures = {"rewards_chosen": beta * chosen, "rewards_rejected": beta * rejected}
-        self.note(**figures, margins=beta * (chosen - rejected), accuracy=(chosen > rejected).double())
+        self.note(**figures, margins=beta * (chosen - rejected), accuracy=(chosen > rejected).float())
 
     def token_logps(self, model: Any, batch: Batch) -> Tensor:
         """log p of each target, 0 elsewhere.  # (2 pairs, length - 1)"""

@@ -47,7 +47,7 @@ class ExactTrainer(Trainer):
         batches = list(islice(epoch_iterator, num_batches))
         if not batches:
             return batches, None
-        mass = torch.stack([self.mass(batch).double() for batch in batches]).sum(0).to(device)
+        mass = torch.stack([self.mass(batch).float() for batch in batches]).sum(0).to(device)
         if self.args.world_size > 1:
             mass = self.accelerator.reduce(mass, reduction="sum")
         return batches, mass
@@ -58,7 +58,7 @@ class ExactTrainer(Trainer):
         """This batch's share of the step's loss, times the number of processes, whose mean DDP takes."""
         rows = inputs["rows"]
         parts = self.parts(model, inputs)
-        mass = self.mass(inputs).double() if num_items_in_batch is None else num_items_in_batch
+        mass = self.mass(inputs).float() if num_items_in_batch is None else num_items_in_batch
         mass = torch.where(mass > 0, mass, 1.0)  # all weights are 0: so are the parts
         loss = (parts / mass.to(parts.dtype)).sum() * self.accelerator.num_processes
         if not torch.isfinite(loss.detach()):
@@ -88,7 +88,7 @@ class ExactTrainer(Trainer):
     def note(self, **values: Tensor) -> None:
         """Add each value's elements to a mean that the next log shows."""
         for name, value in values.items():
-            value = value.detach().double().flatten()
+            value = value.detach().float().flatten()
             pair = torch.stack([value.sum(), value.new_tensor(float(len(value)))])
             self.noted[name] = self.noted.get(name, 0) + pair
 

@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +33,9 @@ def quietly():
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of one library to another
+            yield
     finally:
         logging.set_verbosity(level)
         if bars:
@@ -57,16 +60,20 @@ def load_tokenizer(source: Source, settings: TrainSettings) -> Any:
         raise UnfitModel(f"{source.text}: its tokenizer cannot be loaded: {_first_line(error)}") from error
 
 
-def context_of(source: Source, settings: TrainSettings) -> int:
-    """Tokens that a row may have: max_length, at most the model's context."""
+def text_config(source: Source, settings: TrainSettings) -> Any:
+    """The config of the language model in a checkpoint; UnfitModel where there is none."""
     from transformers import AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(source.folder, trust_remote_code=settings.trust_remote_code)
     except (OSError, ValueError) as error:
         raise UnfitModel(f"{source.text}: its config cannot be loaded: {_first_line(error)}") from error
-    text = config.get_text_config()
-    context = next((getattr(text, name) for name in _CONTEXT if getattr(text, name, None)), None)
+    return config.get_text_config()
+
+
+def context_of(config: Any, source: Source, settings: TrainSettings) -> int:
+    """Tokens that a row may have: max_length, at most the model's context."""
+    context = next((getattr(config, name) for name in _CONTEXT if getattr(config, name, None)), None)
     if context is None and settings.max_length is None:
         raise BadSetting(f"{source.text}: its config states no context length. State one: --max-length 2048.")
     if context and settings.max_length and settings.max_length > context:
@@ -74,6 +81,15 @@ def context_of(source: Source, settings: TrainSettings) -> int:
             f"max_length: {settings.max_length:,} is more than {source.text} can take: its context is {context:,}."
         )
     return settings.max_length or context
+
+
+def check_vocabulary(largest: int, config: Any, source: Source) -> None:
+    """Raise UnfitModel if a token has no row in the embedding."""
+    if largest >= getattr(config, "vocab_size", largest + 1):
+        raise UnfitModel(
+            f"{source.text}: the tokenizer gives the id {largest:,}, and the model's embedding has "
+            f"{config.vocab_size:,} rows. Is the tokenizer another model's?"
+        )
 
 
 def filler_of(tokenizer: Any) -> int:

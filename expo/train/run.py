@@ -25,7 +25,17 @@ from expo.output.folder import FolderSink
 from expo.train.arguments import last_checkpoint, needs_cpu, training_arguments
 from expo.train.encode import Encoded, Limits
 from expo.train.errors import NonFiniteLoss, TrainError
-from expo.train.load import Loaded, context_of, filler_of, load_causal, load_tokenizer, need_packages, quietly
+from expo.train.load import (
+    Loaded,
+    check_vocabulary,
+    context_of,
+    filler_of,
+    load_causal,
+    load_tokenizer,
+    need_packages,
+    quietly,
+    text_config,
+)
 from expo.train.publish import write_checkpoint
 from expo.train.report import TrainReport
 from expo.train.rows import Kept
@@ -108,10 +118,12 @@ def _prepare(task: Task, model: str | Path, output: str | Path, settings: TrainS
     source = checkpoint.source
     need_packages(settings)
     tokenizer = load_tokenizer(source, settings)
-    limits = Limits(context_of(source, settings), settings.too_long)
+    config = text_config(source, settings)
+    limits = Limits(context_of(config, source, settings), settings.too_long)
     task.check_template(tokenizer, task.kept.rows, settings.chat, source.text)
     encoded = task.encode(tokenizer, task.kept.rows, limits, settings)
     rows = encoded.rows
+    check_vocabulary(max(max(ids) for row in rows for ids in _ids(row)), config, source)
     plan = TrainReport(
         kind=task.kind,
         model=str(model),
@@ -120,7 +132,7 @@ def _prepare(task: Task, model: str | Path, output: str | Path, settings: TrainS
         dropped={**task.kept.dropped, **encoded.dropped},
         truncated=encoded.truncated,
         max_length=limits.max_length,
-        tokens_each_epoch=sum(map(_n_tokens, rows)),
+        tokens_each_epoch=sum(len(ids) for row in rows for ids in _ids(row)),
         steps=n_steps(len(rows), settings, processes),
         settings=dataclasses.asdict(settings),
     )
@@ -134,8 +146,8 @@ def n_steps(n_rows: int, settings: TrainSettings, processes: int) -> int:
     return settings.max_steps or math.ceil(settings.epochs * each_epoch)
 
 
-def _n_tokens(row: Any) -> int:
-    return len(row.ids) if hasattr(row, "ids") else len(row.chosen.ids) + len(row.rejected.ids)
+def _ids(row: Any) -> list:
+    return [row.ids] if hasattr(row, "ids") else [row.chosen.ids, row.rejected.ids]
 
 
 def _fingerprint(task: Task, checkpoint: Checkpoint, rows: list, settings: TrainSettings, processes: int) -> str:

@@ -27,10 +27,13 @@ def killed_at(step, train, *arguments, **settings):
     assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
 
 
-@pytest.mark.parametrize("train", [train_sft, train_dpo])
-def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(train, start, tmp_path):
+@pytest.mark.parametrize(
+    ("train", "lora"), [(train_sft, None), (train_dpo, None), (train_sft, {"rank": 4, "dropout": 0.2})]
+)
+def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(train, lora, start, tmp_path):
     rows = questions(24) if train is train_sft else preferences(24)
     settings = {"epochs": 2, "batch_size": 4, "learning_rate": 1e-3, "save_every": 2, "schedule": "cosine", **EXACT}
+    settings["lora"] = lora
     if train is train_dpo:
         settings["reference_cache"] = str(tmp_path / "r")
     train(start, rows, tmp_path / "whole", **settings)

@@ -138,6 +138,24 @@ def test_lines_that_are_no_json_objects_are_named(tmp_path):
         read_rows(path)
 
 
+def test_a_hub_id_is_loaded_by_datasets_and_its_failure_told(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    asked = []
+
+    def load(name, *, revision, split):
+        asked.append((name, revision, split))
+        if name == "org/none":
+            raise FileNotFoundError("no such data")
+        return datasets.Dataset.from_list([{"prompt": "1", "completion": "2"}] * 2)
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    found = read_rows("org/name@v1", split="half")
+    assert asked == [("org/name", "v1", "half")]
+    assert found[1].where == "org/name@v1, half row 2" and len(completions(found).rows) == 2
+    with pytest.raises(BadData, match=r"cannot load the split 'train': no such data"):
+        read_rows("org/none")
+
+
 @pytest.mark.parametrize("data", ["missing.jsonl", "org/missing.jsonl", "."])
 def test_data_that_is_not_there_is_said_so(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -234,11 +234,15 @@ def test_labels_that_do_not_fit_are_refused(rows, more, error, what, start, tmp_
 # --- Adapters --------------------------------------------------------------------------------------------------------
 
 
-def test_lora_trains_few_weights_and_writes_a_whole_checkpoint(start, tmp_path):
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float32], ids=str)
+def test_lora_trains_few_weights_and_writes_a_whole_checkpoint(stored, tmp_path):
+    start = tmp_path / "start"
+    toy.save(toy.build_model(toy.Size(32, 2), 0).to(stored), toy.build_tokenizer(), start)
     settings = {"max_steps": 4, "learning_rate": 1e-2, "lora": {"rank": 4}, **EXACT}
     report = train_sft(start, questions(8), tmp_path / "out", **settings)
-    before, after = weights(start), weights(tmp_path / "out")
+    before, after = ({n: w.float() for n, w in weights(f).items()} for f in (start, tmp_path / "out"))
     assert before.keys() == after.keys()
+    assert {value.dtype for value in weights(tmp_path / "out").values()} == {torch.float32}
     assert report.trainable < 0.5 * sum(value.numel() for value in before.values())
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved == {name for name in before if "_proj" in name}
@@ -315,6 +319,14 @@ def test_a_model_that_cannot_be_trained_is_said_so(start, tmp_path):
     train_classify(start, rows, tmp_path / "classifier", max_steps=1, **EXACT)
     with pytest.raises(UnfitModel, match=r"lm_head\.weight, and would be trained from random values"):
         train_sft(tmp_path / "classifier", questions(4), tmp_path / "out")
+
+
+def test_a_tokenizer_of_another_model_is_noticed(tmp_path):
+    tokenizer = toy.build_tokenizer()
+    tokenizer.add_tokens(["hello"])
+    toy.save(toy.build_model(toy.Size(32, 1), 0), tokenizer, tmp_path / "m")
+    with pytest.raises(UnfitModel, match="gives the id 14, and the model's embedding has 14 rows"):
+        train_sft(tmp_path / "m", [{"prompt": "hello", "completion": "1"}], tmp_path / "out")
 
 
 def test_a_report_that_cannot_be_written_is_said_so(start, tmp_path):

@@ -37,11 +37,11 @@ class Embedded(_Part):
     """The embedded running-sum task: it makes its own questions and base models."""
 
     terms: int = Field(5, ge=2, le=7)
-    train: int = Field(2000, ge=10)  # questions of each half
+    train: int = Field(2000, ge=10)  # questions of train_2, and half as many of each length in train_1
     test: int = Field(2000, ge=10)
     validation: int = Field(1000, ge=10)
-    shots: int = Field(2, ge=0, le=4)  # demonstrations that the strong base was pretrained with
-    pretraining: int = Field(400, ge=1)  # steps of the strong base
+    shots: int = Field(1, ge=0, le=4)  # demonstrations that the strong base was pretrained with
+    pretraining: int = Field(500, ge=1)  # steps of the strong base
 
 
 class Weak(_Part):

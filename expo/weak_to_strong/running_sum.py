@@ -20,8 +20,11 @@ def prepare(run: RunFile, folder: Path) -> dict[str, Any]:
 
     task = run.embedded
     both = toy.draw(task.terms, 2 * task.train, "train", run.seed)
+    each = task.train // 2
+    # Shorter questions too: a model that learns from the longest alone leaps from chance to perfect within 50 steps.
+    shorter = toy.mixture(range(2, task.terms), each, "train", run.seed) if task.terms > 2 else []
     parts = {
-        "train_1": both[: task.train],
+        "train_1": [*shorter, *both[:each]],
         "train_2": both[task.train :],
         "validation": toy.draw(task.terms, task.validation, "validation", run.seed),
         "test": toy.draw(task.terms, task.test, "test", run.seed),
@@ -55,7 +58,8 @@ def lessons(run: RunFile) -> list[Any]:
 
     task = run.embedded
     # Another seed than the task's: what it has seen of train_2's questions is a matter of chance, as for real models.
-    alone = toy.mixture(range(2, task.terms + 1), 4000, "train", run.seed + 1)
+    each = min(4000, 16 * task.pretraining)
+    alone = toy.mixture(range(2, task.terms + 1), each, "train", run.seed + 1)
     if not task.shots:
         return alone
     demos = [Demo(Question(None, "", prompt=one.prompt), one.completion) for one in alone]

@@ -22,7 +22,9 @@ def hash_of(path: str | Path) -> str:
         return _hash_file(path)
     whole = xxhash.xxh3_128()
     for file in sorted(path.rglob("*")):
-        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts):
+        parts = file.relative_to(path).parts
+        # `runs` is where trainers note times and losses; a checkpoint trained again to the same weights is the same.
+        if file.is_file() and "runs" not in parts and not any(part.startswith(".") for part in parts):
             whole.update(f"{file.relative_to(path)}\0{_hash_file(file)}\n".encode())
     return whole.hexdigest()
 

@@ -160,6 +160,22 @@ def test_a_run_with_nothing_to_learn_from_says_so(finished, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_same_report(finished, tmp_path):
+    out, _ = finished
+    words = [sys.executable, "-m", "expo", "w2s", "reasoning", "running-sum", "-o", str(tmp_path / "out"), *arguments()]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as running:
+        for line in running.stderr:
+            if "weak/strong_sft_weak" in line:
+                running.kill()
+                break
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0 and "weak/naive_sft: done before" in done.stderr, done.stderr
+    assert not list((tmp_path / "out").rglob("*.partial"))
+    for name in ("report.json", "report.md"):
+        assert (tmp_path / "out/report" / name).read_bytes() == (out / "report" / name).read_bytes()
+
+
+@pytest.mark.slow
 def test_the_embedded_run_at_its_full_size(tmp_path):
     words = [sys.executable, "-m", "expo", "w2s", "reasoning", "running-sum", "-o", tmp_path / "out", "--json"]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}

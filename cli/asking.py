@@ -66,7 +66,11 @@ _ASKING = [
         help="Tokens of prompts and answers in memory at a time. Default: what the device has room for.",
     ),
     click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1 or auto."),
-    click.option("--dtype", help="Of the weights while they run. Default: float32 on the CPU, else the checkpoint's."),
+    click.option(
+        "--dtype",
+        help="Of the weights while they run. Default: float32 on the CPU, else the checkpoint's own. With 16 bits some "
+        "answers depend on the batch size; with float32 they do not.",
+    ),
     click.option("--trust-remote-code", is_flag=True, help="Run code that comes with the model."),
 ]
 

@@ -39,7 +39,7 @@ def generate(model: str, data: Path, output: Path, **options: Any) -> None:
     """Write MODEL's answers to the questions in DATA, one row for each question and sample, to OUTPUT.
 
     The same command continues after a kill. An answer is decided by the seed, the question's id and the sample's
-    number, not by batch size or order.
+    number, not by batch size or order (in float32; see --dtype).
     """
     as_json, quiet, dry_run = (options.pop(name) for name in ("as_json", "quiet", "dry_run"))
     sampling = sampling_of(options)

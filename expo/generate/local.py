@@ -68,8 +68,8 @@ def load_local(
 ) -> LocalModel:
     """The model in a folder or behind a Hub id; one that is loaded already is given back.
 
-    device: cpu, cuda, cuda:1, or auto. dtype: of its weights while it runs; by default float32 on the CPU, where it is
-    the fastest and the least sensitive to how rows are batched, and the checkpoint's own elsewhere.
+    device: cpu, cuda, cuda:1, or auto. dtype: of its weights while it runs; by default float32 on the CPU, and the
+    checkpoint's own elsewhere. With float32 answers do not depend on how rows are batched; with 16 bits some do.
     Raises a SourceError or ModelError.
     """
     import torch

@@ -84,8 +84,9 @@ def generate(
     long_prompts: error | skip (answered with nothing) | cut (the prompt's beginning goes).
     batch_tokens: prompt and answer tokens in the cache at a time. It changes no draw. In float32 it changes no answer
     either, but where two tokens are as close as a float's last bits (SmolLM2-135M, 24 questions, greedy and drawn: none
-    of 48). In bfloat16 it does: matrix products round differently for each batch size (5 of 16 answers). form: jsonl, or alpaca_eval's list of {instruction, output, generator}
-    (the rows then stand beside it in OUTPUT.rows.jsonl). overwrite: forget what the output holds.
+    of 48). In bfloat16 it does: matrix products round differently for each batch size (5 of 16 answers).
+    form: jsonl, or alpaca_eval's list of {instruction, output, generator}; the rows then stand beside it in
+    OUTPUT.rows.jsonl. overwrite: forget what the output holds.
     progress is called with answers there, answers wanted, and tokens written since the last call.
     Raises RowsError, OtherSettings, PromptTooLong, NoChatTemplate, ModelError, EndpointError, OutputError.
     """

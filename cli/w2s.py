@@ -1,7 +1,10 @@
 """expo w2s: weak-to-strong pipelines, their single steps on JSONL files, and their data sets."""
 
+import contextlib
 import json
-from collections.abc import Callable, Mapping
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,8 @@ from expo.cli.options import JSON
 from expo.cli.w2s_run import named, reasoning
 
 FILE = click.Path(path_type=Path)
+_NAMES = ("weak", "icl", "hybrid", "train_1", "train_2", "test", "report")
+_OURS = {f"{name}{suffix}" for name in _NAMES for suffix in (".json", ".jsonl")}
 OUTPUT = click.option("-o", "--output", type=FILE, required=True, help="What to write; appears whole or not at all.")
 OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace OUTPUT, once the new one is complete.")
 MODE = click.option(
@@ -66,13 +71,14 @@ def select(weak, icl, ids, form, output, overwrite, mode, extraction, equivalenc
         _check_output(output, overwrite)
         wanted = dict.fromkeys(read_json(ids, identity)) if ids else None
         report = step.full_weak(weak, output, ids=wanted, extract=extract)
-        _tell(report, output.with_name(output.name + ".report.json"), as_json)
+        _beside(report, output, as_json)
         return
     if ids:
         raise click.UsageError("--ids goes without --icl: agreement decides which ids are kept.")
-    _check_output(output, overwrite)
-    same = _same(equivalence)
-    report = step.select(weak, icl, output, mode=Mode(mode), same=same, extract=extract, suffix=f".{form}")
+    with _folder(output, overwrite) as folder:
+        same = _same(equivalence)
+        report = step.select(weak, icl, folder, mode=Mode(mode), same=same, extract=extract, suffix=f".{form}")
+        _keep(report, folder / "report.json")
     _tell(report, output / "report.json", as_json)
 
 
@@ -95,7 +101,7 @@ def vote(samples, output, overwrite, mode, extraction, equivalence, as_json) -> 
     _check_output(output, overwrite)
     same, extract = _same(equivalence), _extract(extraction)
     report = vote_files(samples, output, mode=Mode(mode), same=same, extract=extract)
-    _tell(report, output.with_name(output.name + ".report.json"), as_json)
+    _beside(report, output, as_json)
 
 
 @w2s.command(short_help="Make pairs of a better and a worse response, one of them the weak model's.")
@@ -121,7 +127,7 @@ def pairs(weak, votes, agree, disagree, most, seed, output, overwrite, mode, ext
     _check_output(output, overwrite)
     rule = Rule(agree, disagree, most, seed, Mode(mode))
     report = pair_files(weak, votes, output, rule, same=_same(equivalence), extract=_extract(extraction))
-    _tell(report, output.with_name(output.name + ".report.json"), as_json)
+    _beside(report, output, as_json)
 
 
 @w2s.command(short_help="Write the questions of a data set as the pipelines read them.")
@@ -140,8 +146,10 @@ def data(name, raw, output, overwrite, as_json) -> None:
         raise click.UsageError(
             "olympicarena is read from the Hub only: its raw files are not in the authors' repository."
         )
-    _check_output(output, overwrite)
-    _tell(DATA_SETS[name](output, raw=raw), output / "report.json", as_json)
+    with _folder(output, overwrite) as folder:
+        report = DATA_SETS[name](folder, raw=raw)
+        _keep(report, folder / "report.json")
+    _tell(report, output / "report.json", as_json)
 
 
 @w2s.command(short_help="Look for the defects that such files are known to have.")
@@ -196,15 +204,50 @@ def _check_output(output: Path, overwrite: bool) -> None:
         raise OutputError(f"{output} exists. To replace it when the new one is complete: --overwrite.")
 
 
-def _tell(report: Mapping[str, Any], path: Path, as_json: bool) -> None:
-    """Keep the report beside the result, and print it."""
-    from expo.cli.tables import show_facts
+@contextlib.contextmanager
+def _folder(output: Path, overwrite: bool) -> Iterator[Path]:
+    """A folder to fill, which becomes OUTPUT once everything in it is written."""
+    from expo.errors import OutputError
+
+    _check_output(output, overwrite)
+    if output.exists() and not output.is_dir():
+        raise OutputError(f"{output} is a file, and a folder is to be written. Choose another output.")
+    strangers = [path.name for path in output.iterdir() if path.name not in _OURS] if output.exists() else []
+    if strangers:
+        problem = (
+            f"{output} holds {strangers[0]!r}, which is no file of this command, so --overwrite does not replace it."
+        )
+        raise OutputError(f"{problem} Choose another output.")
+    partial, old = (output.with_name(f".{output.name}.{os.getpid()}.{word}") for word in ("partial", "old"))
+    try:
+        yield partial
+        if output.exists():
+            os.rename(output, old)
+        os.rename(partial, output)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _keep(report: Mapping[str, Any], path: Path) -> None:
     from expo.weak_to_strong.keyed import write_text
 
-    text = json.dumps(report, indent=1) + "\n"
-    write_text(path, text)
+    write_text(path, json.dumps(report, indent=1) + "\n")
+
+
+def _beside(report: Mapping[str, Any], output: Path, as_json: bool) -> None:
+    """Keep the report beside the file OUTPUT, and print it."""
+    path = output.with_name(output.name + ".report.json")
+    _keep(report, path)
+    _tell(report, path, as_json)
+
+
+def _tell(report: Mapping[str, Any], path: Path, as_json: bool) -> None:
+    """Print the report that lies at `path`."""
+    from expo.cli.tables import show_facts
+
     if as_json:
-        click.echo(text, nl=False)
+        click.echo(json.dumps(report, indent=1))
         return
     show_facts((word, _text(value)) for word, value in report.items())
     click.echo(f"report: {path}")

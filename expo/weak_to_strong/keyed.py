@@ -4,6 +4,7 @@ Knows places and keys of rows, and keeps nothing else in memory. What a row mean
 """
 
 import contextlib
+import errno
 import json
 import mmap
 import os
@@ -13,6 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
+from expo.errors import DiskFull, OutputError
+from expo.rows import replace_file
 from expo.weak_to_strong.errors import DuplicateId, IdMismatch, RowError
 
 T = TypeVar("T")
@@ -114,9 +117,10 @@ class RowWriter:
         self.is_array = self.path.suffix == ".json"
 
     def __enter__(self) -> Self:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         self.partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
-        self.file = open(self.partial, "w", encoding="utf-8")
+        with _refusals(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.file = open(self.partial, "w", encoding="utf-8")
         return self
 
     def write(self, row: dict) -> None:
@@ -124,23 +128,26 @@ class RowWriter:
         if self.is_array:
             # JSON escapes newlines inside strings, so each real one begins a line to be indented.
             text = json.dumps(row, indent=4).replace("\n", "\n    ")
-            self.file.write(f"{',' if self.count else '['}\n    {text}")
+            text = f"{',' if self.count else '['}\n    {text}"
         else:
-            self.file.write(json.dumps(row) + "\n")
+            text = json.dumps(row) + "\n"
+        with _refusals(self.path):
+            self.file.write(text)
         self.count += 1
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        with self.file:
-            if error is None and self.is_array:
-                self.file.write("\n]" if self.count else "[]")
-            if error is None:
-                self.file.flush()
-                os.fsync(self.file.fileno())
-        if error is None:
-            os.replace(self.partial, self.path)
-        else:
+        try:
+            with _refusals(self.path):
+                with self.file:
+                    if error is None:
+                        self.file.write(("\n]" if self.count else "[]") if self.is_array else "")
+                        self.file.flush()
+                        os.fsync(self.file.fileno())
+                if error is None:
+                    os.replace(self.partial, self.path)
+        finally:
             with contextlib.suppress(OSError):
-                self.partial.unlink()
+                self.partial.unlink(missing_ok=True)
 
 
 def write_rows(path: str | Path, rows: Iterable[dict]) -> int:
@@ -153,11 +160,18 @@ def write_rows(path: str | Path, rows: Iterable[dict]) -> int:
 
 def write_text(path: str | Path, text: str) -> None:
     """Replace a small file in one step."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    replace_file(path, text.encode())
+
+
+@contextlib.contextmanager
+def _refusals(path: Path) -> Iterator[None]:
+    """What the file system refuses, as an error that says where and what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(f"{path}: the disk is full. Free some space and run the same command again.") from error
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}.") from error
 
 
 # --- Where rows lie --------------------------------------------------------------------------------------------------

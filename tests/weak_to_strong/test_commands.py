@@ -67,6 +67,27 @@ def test_an_existing_output_is_kept_unless_told(files, capsys):
     assert command(capsys, *words, "--overwrite")[0] == 0
 
 
+def test_a_folder_is_replaced_whole_or_not_at_all(files, capsys):
+    words = ["w2s", "select", "--weak", files / "weak.jsonl", "--icl", files / "icl.jsonl", "-o", files / "out"]
+    assert command(capsys, *words, "--equivalence", "numeric")[0] == 0
+    before = {path.name: path.read_bytes() for path in (files / "out").iterdir()}
+    write(files / "icl.jsonl", [answer(0, "1.0"), answer(2, "3")])
+    assert command(capsys, *words, "--overwrite")[0] == 1
+    assert before == {path.name: path.read_bytes() for path in (files / "out").iterdir()}
+    write(files / "icl.jsonl", [answer(0, "1.0"), answer(1, "3")])
+    assert command(capsys, *words, "--overwrite")[0] == 0
+    assert not [path for path in files.iterdir() if path.suffix in (".partial", ".old")]
+    (files / "out/mine.txt").write_text("older")
+    code, _, stderr = command(capsys, *words, "--overwrite")
+    assert code == 1 and "'mine.txt'" in stderr and (files / "out/mine.txt").exists()
+
+
+def test_what_the_file_system_refuses_is_one_message(files, capsys):
+    words = ["w2s", "vote", files / "samples.jsonl", "-o", files / "weak.jsonl" / "out.jsonl"]
+    code, _, stderr = command(capsys, *words)
+    assert code == 1 and stderr.startswith("error: ") and "out.jsonl: cannot be written" in stderr
+
+
 def test_defects_are_listed_and_end_in_exit_1(files, capsys):
     pairs = [{"id": 0, "instruction": "q0", "input": "", "output": ["other 1", "so 2"]}] * 2
     pairs += [{"id": 1, "instruction": "q1", "input": "", "output": ["so 2", "so 2"]}]

@@ -1,23 +1,21 @@
 """expo w2s: weak-to-strong pipelines, their single steps on JSONL files, and their data sets."""
 
-import contextlib
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
 from expo.cli.options import JSON
+from expo.cli.w2s_files import BESIDE, keep, output_file, output_folder, tell
 from expo.cli.w2s_run import named, reasoning
 
 FILE = click.Path(path_type=Path)
-_NAMES = ("weak", "icl", "hybrid", "train_1", "train_2", "test", "report")
-_OURS = {f"{name}{suffix}" for name in _NAMES for suffix in (".json", ".jsonl")}
+SHARE = click.FloatRange(0, 1)
 OUTPUT = click.option("-o", "--output", type=FILE, required=True, help="What to write; appears whole or not at all.")
 OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace OUTPUT, once the new one is complete.")
+DRY_RUN = click.option("--dry-run", is_flag=True, help="Read and count everything, print the report, write nothing.")
 MODE = click.option(
     "--mode",
     type=click.Choice(["mended", "published"]),
@@ -55,11 +53,12 @@ w2s.add_command(reasoning)
 @click.option("--format", "form", type=click.Choice(["jsonl", "json"]), default="jsonl", show_default=True)
 @OUTPUT
 @OVERWRITE
+@DRY_RUN
 @MODE
 @EXTRACTION
 @EQUIVALENCE
 @JSON
-def select(weak, icl, ids, form, output, overwrite, mode, extraction, equivalence, as_json) -> None:
+def select(weak, icl, ids, form, output, overwrite, dry_run, mode, extraction, equivalence, as_json) -> None:
     """Write training sets: weak, icl and hybrid into the folder OUTPUT, or without --icl all weak answers to OUTPUT."""
     from expo.weak_to_strong import select as step
     from expo.weak_to_strong.answers import identity
@@ -68,29 +67,31 @@ def select(weak, icl, ids, form, output, overwrite, mode, extraction, equivalenc
 
     extract = _extract(extraction)
     if icl is None:
-        _check_output(output, overwrite)
         wanted = dict.fromkeys(read_json(ids, identity)) if ids else None
-        report = step.full_weak(weak, output, ids=wanted, extract=extract)
-        _beside(report, output, as_json)
+        with output_file(output, overwrite, dry_run, [weak, ids]) as place:
+            report = step.full_weak(weak, place, ids=wanted, extract=extract)
+            keep(report, place.with_name(place.name + BESIDE))
+        tell(report, as_json)
         return
     if ids:
         raise click.UsageError("--ids goes without --icl: agreement decides which ids are kept.")
-    with _folder(output, overwrite) as folder:
+    with output_folder(output, overwrite, dry_run) as folder:
         same = _same(equivalence)
         report = step.select(weak, icl, folder, mode=Mode(mode), same=same, extract=extract, suffix=f".{form}")
-        _keep(report, folder / "report.json")
-    _tell(report, output / "report.json", as_json)
+        keep(report, folder / "report.json")
+    tell(report, as_json)
 
 
 @w2s.command(short_help="Find the most frequent final answer of each question's samples.")
 @click.argument("samples", nargs=-1, required=True, type=FILE)
 @OUTPUT
 @OVERWRITE
+@DRY_RUN
 @MODE
 @EXTRACTION
 @EQUIVALENCE
 @JSON
-def vote(samples, output, overwrite, mode, extraction, equivalence, as_json) -> None:
+def vote(samples, output, overwrite, dry_run, mode, extraction, equivalence, as_json) -> None:
     """Write one vote a question to OUTPUT.
 
     SAMPLES is one file a seed, or one file whose rows have a field `sample`.
@@ -98,36 +99,51 @@ def vote(samples, output, overwrite, mode, extraction, equivalence, as_json) -> 
     from expo.weak_to_strong.modes import Mode
     from expo.weak_to_strong.vote import vote_files
 
-    _check_output(output, overwrite)
     same, extract = _same(equivalence), _extract(extraction)
-    report = vote_files(samples, output, mode=Mode(mode), same=same, extract=extract)
-    _beside(report, output, as_json)
+    with output_file(output, overwrite, dry_run, samples) as place:
+        report = vote_files(samples, place, mode=Mode(mode), same=same, extract=extract)
+        keep(report, place.with_name(place.name + BESIDE))
+    tell(report, as_json)
 
 
 @w2s.command(short_help="Make pairs of a better and a worse response, one of them the weak model's.")
 @click.option("--weak", type=FILE, required=True, help="The weak model's answers: id, prompt, response, pred.")
 @click.option("--votes", type=FILE, required=True, help="What `expo w2s vote` wrote for the same questions.")
 @click.option(
-    "--agree", default=0.6, show_default=True, help="Least confidence of a majority on the weak model's side."
+    "--agree",
+    type=SHARE,
+    default=0.6,
+    show_default=True,
+    help="Least confidence of a majority on the weak model's side.",
 )
-@click.option("--disagree", default=0.8, show_default=True, help="And of one against it.")
-@click.option("--most", default=1, show_default=True, help="Pairs a question; the paper has 1 for GSM8K, 3 for MATH.")
+@click.option("--disagree", type=SHARE, default=0.8, show_default=True, help="And of one against it.")
+@click.option(
+    "--most",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Pairs a question; the paper has 1 for GSM8K, 3 for MATH.",
+)
 @click.option("--seed", default=42, show_default=True, help="Of the draws.")
 @OUTPUT
 @OVERWRITE
+@DRY_RUN
 @MODE
 @EXTRACTION
 @EQUIVALENCE
 @JSON
-def pairs(weak, votes, agree, disagree, most, seed, output, overwrite, mode, extraction, equivalence, as_json) -> None:
+def pairs(
+    weak, votes, agree, disagree, most, seed, output, overwrite, dry_run, mode, extraction, equivalence, as_json
+) -> None:
     """Write preference pairs to OUTPUT (.jsonl, or .json for one array)."""
     from expo.weak_to_strong.modes import Mode
     from expo.weak_to_strong.pairs import Rule, pair_files
 
-    _check_output(output, overwrite)
-    rule = Rule(agree, disagree, most, seed, Mode(mode))
-    report = pair_files(weak, votes, output, rule, same=_same(equivalence), extract=_extract(extraction))
-    _beside(report, output, as_json)
+    rule, same, extract = Rule(agree, disagree, most, seed, Mode(mode)), _same(equivalence), _extract(extraction)
+    with output_file(output, overwrite, dry_run, [weak, votes]) as place:
+        report = pair_files(weak, votes, place, rule, same=same, extract=extract)
+        keep(report, place.with_name(place.name + BESIDE))
+    tell(report, as_json)
 
 
 @w2s.command(short_help="Write the questions of a data set as the pipelines read them.")
@@ -137,8 +153,9 @@ def pairs(weak, votes, agree, disagree, most, seed, output, overwrite, mode, ext
 )
 @OUTPUT
 @OVERWRITE
+@DRY_RUN
 @JSON
-def data(name, raw, output, overwrite, as_json) -> None:
+def data(name, raw, output, overwrite, dry_run, as_json) -> None:
     """Write train_1, train_2 and test (.jsonl: id, prompt, completion, gold) of NAME into the folder OUTPUT."""
     from expo.weak_to_strong.questions import DATA_SETS
 
@@ -146,10 +163,10 @@ def data(name, raw, output, overwrite, as_json) -> None:
         raise click.UsageError(
             "olympicarena is read from the Hub only: its raw files are not in the authors' repository."
         )
-    with _folder(output, overwrite) as folder:
+    with output_folder(output, overwrite, dry_run) as folder:
         report = DATA_SETS[name](folder, raw=raw)
-        _keep(report, folder / "report.json")
-    _tell(report, output / "report.json", as_json)
+        keep(report, folder / "report.json")
+    tell(report, as_json)
 
 
 @w2s.command(short_help="Look for the defects that such files are known to have.")
@@ -195,70 +212,6 @@ def _same(equivalence: str) -> Any:
     from expo.weak_to_strong.compare import Comparison
 
     return Comparison(equivalence)
-
-
-def _check_output(output: Path, overwrite: bool) -> None:
-    from expo.errors import OutputError
-
-    if output.exists() and not overwrite:
-        raise OutputError(f"{output} exists. To replace it when the new one is complete: --overwrite.")
-
-
-@contextlib.contextmanager
-def _folder(output: Path, overwrite: bool) -> Iterator[Path]:
-    """A folder to fill, which becomes OUTPUT once everything in it is written."""
-    from expo.errors import OutputError
-
-    _check_output(output, overwrite)
-    if output.exists() and not output.is_dir():
-        raise OutputError(f"{output} is a file, and a folder is to be written. Choose another output.")
-    strangers = [path.name for path in output.iterdir() if path.name not in _OURS] if output.exists() else []
-    if strangers:
-        problem = (
-            f"{output} holds {strangers[0]!r}, which is no file of this command, so --overwrite does not replace it."
-        )
-        raise OutputError(f"{problem} Choose another output.")
-    partial, old = (output.with_name(f".{output.name}.{os.getpid()}.{word}") for word in ("partial", "old"))
-    try:
-        yield partial
-        if output.exists():
-            os.rename(output, old)
-        os.rename(partial, output)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _keep(report: Mapping[str, Any], path: Path) -> None:
-    from expo.weak_to_strong.keyed import write_text
-
-    write_text(path, json.dumps(report, indent=1) + "\n")
-
-
-def _beside(report: Mapping[str, Any], output: Path, as_json: bool) -> None:
-    """Keep the report beside the file OUTPUT, and print it."""
-    path = output.with_name(output.name + ".report.json")
-    _keep(report, path)
-    _tell(report, path, as_json)
-
-
-def _tell(report: Mapping[str, Any], path: Path, as_json: bool) -> None:
-    """Print the report that lies at `path`."""
-    from expo.cli.tables import show_facts
-
-    if as_json:
-        click.echo(json.dumps(report, indent=1))
-        return
-    show_facts((word, _text(value)) for word, value in report.items())
-    click.echo(f"report: {path}")
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{word} {_text(held)}" for word, held in value.items())
-    if isinstance(value, list):
-        return "; ".join(map(_text, value)) or "nothing"
-    return "unknown" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _show_findings(found: Any) -> None:

@@ -67,6 +67,25 @@ def test_an_existing_output_is_kept_unless_told(files, capsys):
     assert command(capsys, *words, "--overwrite")[0] == 0
 
 
+def test_a_dry_run_counts_and_writes_nothing(files, capsys):
+    weak, icl = files / "weak.jsonl", files / "icl.jsonl"
+    before = sorted(path.name for path in files.iterdir())
+    for words in (
+        ["select", "--weak", weak, "--icl", icl, "-o", files / "out"],
+        ["select", "--weak", weak, "-o", files / "out.json"],
+        ["vote", files / "samples.jsonl", "-o", files / "out.jsonl"],
+    ):
+        code, stdout, _ = command(capsys, "w2s", *words, "--dry-run", "--json")
+        assert code == 0 and json.loads(stdout)["inputs"]
+        assert sorted(path.name for path in files.iterdir()) == before
+
+
+def test_an_input_is_never_replaced(files, capsys):
+    words = ["w2s", "vote", files / "samples.jsonl", "-o", files / "samples.jsonl", "--overwrite"]
+    code, _, stderr = command(capsys, *words)
+    assert code == 1 and "is an input" in stderr and len(read(files / "samples.jsonl")) == 20
+
+
 def test_a_folder_is_replaced_whole_or_not_at_all(files, capsys):
     words = ["w2s", "select", "--weak", files / "weak.jsonl", "--icl", files / "icl.jsonl", "-o", files / "out"]
     assert command(capsys, *words, "--equivalence", "numeric")[0] == 0

@@ -5,6 +5,8 @@ Knows no loss.
 """
 
 import types
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -61,21 +63,33 @@ def _chosen(logits: Tensor, wanted: Tensor) -> Tensor:
     return logits.gather(-1, wanted[:, None])[:, 0] - logits.logsumexp(-1)
 
 
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """No dropout for a while; every module is as it was afterwards."""
+    before = [(module, module.training) for module in model.modules()]
+    model.eval()
+    for module, _ in before:
+        # bitsandbytes packs a 4-bit layer for inference when it is evaluated on a CPU, and no gradient passes it then.
+        module.training = type(module).__name__ == "Linear4bit"
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
+
+
 @torch.no_grad()
 def _agrees(model: Any) -> bool:
     """Whether hidden states and head alone give the log-probabilities of the model's own logits."""
     head = model.get_output_embeddings()
     if getattr(head, "weight", None) is None or getattr(model.config, "is_encoder_decoder", False):
         return False
-    device, training = head.weight.device, model.training
-    ids = torch.arange(1, 9, device=device)[None] % model.config.get_text_config().vocab_size
-    model.eval()
+    ids = torch.arange(1, 9, device=head.weight.device)[None] % model.config.get_text_config().vocab_size
+    found = []
     try:
-        found = []
-        for model.selective_head in (True, False):
-            found.append(model(input_ids=ids, targets=ids)["logps"])
+        with evaluating(model):
+            for model.selective_head in (True, False):
+                found.append(model(input_ids=ids, targets=ids)["logps"])
     except (AttributeError, TypeError):  # no base_model, or one that takes other inputs
         return False
-    finally:
-        model.train(training)
     return torch.allclose(*found, atol=_PROBE_TOLERANCE, rtol=_PROBE_TOLERANCE)

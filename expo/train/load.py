@@ -103,7 +103,7 @@ def load_causal(source: Source, settings: TrainSettings) -> Loaded:
     from transformers import AutoModelForCausalLM
 
     model = _from_pretrained(AutoModelForCausalLM, source, settings, allow_new=False)
-    config = copy.deepcopy(model.config)
+    config = _plain_config(model)
     teach_tokens(model)
     return Loaded(_with_adapters(model, settings, "CAUSAL_LM"), config)
 
@@ -118,7 +118,7 @@ def load_classifier(source: Source, settings: TrainSettings, labels: list[str], 
     model = _from_pretrained(AutoModelForSequenceClassification, source, settings, allow_new=True, **extra)
     if model.config.get_text_config().pad_token_id is None:
         model.config.get_text_config().pad_token_id = filler  # a decoder reads at the last id that is none
-    config = copy.deepcopy(model.config)
+    config = _plain_config(model)
     return Loaded(_with_adapters(model, settings, "SEQ_CLS"), config)
 
 
@@ -141,6 +141,14 @@ def _from_pretrained(kind: Any, source: Source, settings: TrainSettings, *, allo
             f"random values. Is it a {kind.__name__.removeprefix('AutoModelFor')} checkpoint?"
         )
     return model
+
+
+def _plain_config(model: Any) -> Any:
+    """The config that the result will have: not 4 bits, as what is written is not."""
+    config = copy.deepcopy(model.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    return config
 
 
 def _four_bit() -> Any:
@@ -184,14 +192,14 @@ def _lora_config(lora: LoraSettings, task: str) -> Any:
     )
 
 
-def merged(model: Any, source: Source, settings: TrainSettings, scratch: Path) -> Any:
+def merged(model: Any, config: Any, source: Source, settings: TrainSettings, scratch: Path) -> Any:
     """Base and adapter as one float32 model; a 4-bit base is loaded again as it is stored."""
     if not settings.quantization:
         return model.float().merge_and_unload()
     import peft
 
     model.save_pretrained(scratch)
-    whole = type(model.get_base_model()).from_pretrained(source.folder, dtype=torch.float32)
+    whole = type(model.get_base_model()).from_pretrained(source.folder, config=config, dtype=torch.float32)
     return peft.PeftModel.from_pretrained(whole, scratch).merge_and_unload()
 
 

@@ -39,7 +39,7 @@ def write_checkpoint(
         if state is not None:
             model.load_state_dict(state, strict=False)
             state = None
-        model = merged(model, source, settings, scratch / "adapter")
+        model = merged(model, config, source, settings, scratch / "adapter")
     _save(model, state, config, settings, files, whole=whole)
     _copy_sides(source, files, report.kind, whole=whole)
     shutil.move(scratch / "runs", files / "runs")

@@ -16,6 +16,7 @@ import xxhash
 from torch import Tensor
 
 from expo.train.errors import TrainError
+from expo.train.head import evaluating
 
 
 def reference_logps(trainer: Any, pairs: Sequence, folder: Path, batch: Callable[[list], dict]) -> Tensor:
@@ -66,13 +67,11 @@ def _compute(trainer: Any, pairs: Sequence, batch: Callable[[list], dict]) -> np
     size = trainer.args.per_device_train_batch_size
     shares = [order[i : i + size] for i in range(0, len(order), size)]
     table = torch.zeros(len(pairs), 2, dtype=torch.float32, device=state.device)
-    training, device = model.training, next(model.parameters()).device  # FSDP has not placed its model yet
-    model.eval()
-    with trainer.autocast():
+    device = next(model.parameters()).device  # FSDP has not placed its model yet
+    with evaluating(model), trainer.autocast():
         for rows in shares[state.process_index :: state.num_processes]:
             inputs = {name: value.to(device) for name, value in batch([(i, pairs[i]) for i in rows]).items()}
             table[rows] = trainer.completion_logps(model, inputs).float().view(2, -1).T.to(state.device)
-    model.train(training)
     return state.reduce(table, reduction="sum").cpu().numpy()
 
 

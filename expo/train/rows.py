@@ -70,7 +70,7 @@ def read_rows(data: str | Path | Sequence[Mapping], *, split: str = "train") -> 
     """All rows of a JSONL file, a JSON list, a `datasets` id or a list; BadData or BadRows if there are none."""
     if not isinstance(data, str | Path):
         rows = [Row(f"row {i}", fields) for i, fields in enumerate(data, start=1)]
-    elif Path(data).is_file():
+    elif Path(data).exists() and not Path(data).is_dir():  # a pipe too
         rows = list(_from_file(Path(data)))
     elif HUB_ID.fullmatch(str(data)) and not str(data).endswith(JSON_NAMES) and not Path(data).exists():
         rows = list(_from_hub(str(data), split))

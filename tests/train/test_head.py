@@ -6,7 +6,7 @@ from taught import TINY
 
 from expo import toy
 from expo.train import head
-from expo.train.head import IGNORED, teach_tokens
+from expo.train.head import IGNORED, evaluating, teach_tokens
 
 
 def batch():
@@ -48,6 +48,17 @@ def test_calls_without_targets_are_as_before():
     found = [model(input_ids=ids, attention_mask=mask).logits for model in (plain, taught)]
     assert torch.equal(*found)
     assert taught.training == plain.training
+
+
+def test_evaluating_switches_dropout_off_and_leaves_every_module_as_it_was():
+    class Linear4bit(torch.nn.Linear):
+        """Stands for bitsandbytes' layer, which must not be evaluated."""
+
+    model = torch.nn.Sequential(torch.nn.Dropout(0.9), torch.nn.Linear(2, 2), Linear4bit(2, 2))
+    model[1].eval()
+    with evaluating(model):
+        assert [module.training for module in model] == [False, False, True]
+    assert [module.training for module in model] == [True, False, True]
 
 
 def test_a_head_that_caps_its_logits_is_noticed_and_goes_through_them():

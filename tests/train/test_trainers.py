@@ -71,6 +71,20 @@ def test_tiny_steps_reach_nearly_every_weight(stored, tmp_path):
     assert sum(value.numel() for value in after.values()) == report.trainable
 
 
+def test_every_form_of_a_row_trains_the_same_weights(tmp_path):
+    """Plain texts, rendered messages, and the fields of the published files, with their JSON list."""
+    start, plain = save_model(tmp_path / "start", chat=True), questions(8)
+    speak = [("user", "prompt", slice(0, -1)), ("assistant", "completion", slice(None))]
+    chats = [{"messages": [{"role": who, "content": row[name][cut]} for who, name, cut in speak]} for row in plain]
+    published = [{"id": i, "content": row["prompt"], "output": row["completion"]} for i, row in enumerate(plain)]
+    (tmp_path / "published.json").write_text(json.dumps(published, indent=4))
+    settings = {"max_steps": 2, "batch_size": 4, "learning_rate": 1e-3, **EXACT}
+    for name, rows in (("plain", plain), ("chats", chats), ("published", tmp_path / "published.json")):
+        train_sft(start, rows, tmp_path / name, **settings)
+    assert distance(tmp_path / "plain", tmp_path / "chats") == 0 == distance(tmp_path / "plain", tmp_path / "published")
+    assert AutoTokenizer.from_pretrained(tmp_path / "chats").chat_template
+
+
 # --- One step, however it is cut -------------------------------------------------------------------------------------
 
 

@@ -21,7 +21,7 @@ from expo.weak_to_strong.keyed import write_text
 from expo.weak_to_strong.provenance import hash_of, text_hash
 
 RECORD = ".stage.json"
-Make = Callable[[Path, Mapping[str, Path]], Mapping[str, Any] | None]
+Make = Callable[[Path, Mapping[str, Path | str]], Mapping[str, Any] | None]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Of:
         return f"{self.stage}/{self.part}"
 
 
-Input = Of | Path | str  # a str names a model on the Hub, which is taken by its name and revision
+Input = Of | Path | str  # a str names a model: a folder, or one on the Hub, known again by its name and revision
 
 
 @dataclass(frozen=True)
@@ -173,8 +173,8 @@ def _asked(stage: Stage, output: Path) -> dict[str, Any]:
 
 
 def _identity(item: Input, output: Path, what: str) -> str:
-    path = _path(item, output)
-    if isinstance(item, str) and not Path(item).exists():
+    path = Path(_path(item, output))
+    if isinstance(item, str) and not path.exists():
         return f"hub:{item}"
     if not path.exists():
         raise StageError(f"{what}: {path} does not exist.")
@@ -182,11 +182,8 @@ def _identity(item: Input, output: Path, what: str) -> str:
 
 
 def _path(item: Input, output: Path) -> Path | str:
-    if isinstance(item, Of):
-        return output / item.stage / item.part
-    if isinstance(item, str):
-        return item
-    return item
+    """Where an input lies; a model on the Hub keeps its name."""
+    return output / item.stage / item.part if isinstance(item, Of) else item
 
 
 def _open(partial: Path, asked: Mapping[str, Any]) -> None:

@@ -176,6 +176,47 @@ def test_a_killed_run_goes_on_to_the_same_report(finished, tmp_path):
 
 
 @pytest.mark.slow
+def test_released_adapters_are_merged_and_evaluated(finished, tmp_path, capsys, monkeypatch):
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    out, _ = finished
+    base = out / "shared/prepare/strong_base"
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(r=2, target_modules=["q_proj"]))
+    model.save_pretrained(tmp_path / "nothing")  # B is 0: changes nothing
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.fill_(3.0)
+    model.save_pretrained(tmp_path / "much")
+    (tmp_path / "run.yaml").write_text(f"""\
+name: released
+pipeline: evaluate
+data: {{train_2: {out}/shared/prepare/train_2.jsonl, test: {out}/shared/prepare/test.jsonl}}
+extraction: 'regex:(\\d)\\s*$'
+equivalence: string
+strong: {base}
+answering: {{max_tokens: 8}}
+device: cpu
+adapters:
+  - {{name: nothing, adapters: [{tmp_path}/nothing]}}
+  - {{name: both, adapters: [{tmp_path}/nothing, {tmp_path}/much]}}
+""")
+    code, stdout, stderr = command(
+        capsys, "w2s", "reasoning", tmp_path / "run.yaml", "-o", tmp_path / "out", "--json", "--quiet"
+    )
+    assert code == 0, stderr
+    (rows,) = json.loads(stdout)["tables"].values()
+    assert [row["model"] for row in rows] == ["strong model as it comes", "nothing", "both"]
+    same, plain, other = (
+        [row["response"] for row in read(tmp_path / f"out/shared/test_{name}/answers.jsonl")]
+        for name in ("nothing", "strong", "both")
+    )
+    assert same == plain and other != plain
+
+
+@pytest.mark.slow
 def test_the_embedded_run_at_its_full_size(tmp_path):
     words = [sys.executable, "-m", "expo", "w2s", "reasoning", "running-sum", "-o", tmp_path / "out", "--json"]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}

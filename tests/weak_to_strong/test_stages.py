@@ -151,3 +151,16 @@ def test_a_record_says_what_a_stage_was_made_from(kitchen):
     kitchen.run()
     record = json.loads((kitchen.folder / "out/m/b/.stage.json").read_text())
     assert record["asked"]["settings"] == {"times": 2} and len(record["asked"]["inputs"]["a"]) == 32
+
+
+def test_a_model_is_a_folder_or_a_name_on_the_hub(tmp_path):
+    seen = []
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "w").write_text("1")
+    stages = [Stage("s", lambda at, inputs: seen.append(inputs), {"hub": "org/name@main", "local": str(folder)})]
+    run_stages(stages, tmp_path / "out", say=lambda text: None)
+    assert seen == [{"hub": "org/name@main", "local": str(folder)}]
+    assert record_of(tmp_path / "out", "s")["asked"]["inputs"]["hub"] == "hub:org/name@main"
+    (folder / "w").write_text("2")
+    assert plan_stages(stages, tmp_path / "out")[0].why == "inputs changed: local"

@@ -200,7 +200,7 @@ def _stage_lines(stages: Mapping[str, Mapping]) -> list[str]:
         for word, value in facts.items():
             if isinstance(value, dict) and "accuracy" in value:
                 told.append(f"{word} {100 * value['accuracy']:.1f} % of {value['n']}")
-            elif isinstance(value, dict) and all(isinstance(v, int | float) for v in value.values()):
+            elif isinstance(value, dict) and value and all(isinstance(v, int | float) for v in value.values()):
                 told.append(f"{word}: " + ", ".join(f"{key} {number:g}" for key, number in value.items()))
             elif isinstance(value, int | float) and not isinstance(value, bool):
                 told.append(f"{word} {value:g}" if isinstance(value, float) else f"{word} {value}")

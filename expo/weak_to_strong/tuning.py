@@ -20,10 +20,14 @@ def fine_tune(run: RunFile, settings: Mapping[str, Any], model: Path | str, rows
     from expo.train import SftSettings, train_sft
 
     count = write_rows(folder / "train.jsonl", (_completion(row, run.space) for row in read_json(rows)))
-    report = train_sft(
-        model, folder / "train.jsonl", folder / MODEL, SftSettings.of({"seed": run.seed, **_device(run), **settings})
-    )
-    return {"rows": count, "trained on": report.rows, "steps": report.steps, "loss": report.loss}
+    report = train_sft(model, folder / "train.jsonl", folder / MODEL, SftSettings.of({**_defaults(run), **settings}))
+    return {
+        "rows": count,
+        "trained on": report.rows,
+        "left out": report.dropped,
+        "steps": report.steps,
+        "loss": report.loss,
+    }
 
 
 def prefer(
@@ -33,15 +37,22 @@ def prefer(
     from expo.train import DpoSettings, train_dpo
 
     count = write_rows(folder / "train.jsonl", (_pair(row, run.space) for row in read_json(pairs)))
-    more = {"loss": LOSSES[loss], "seed": run.seed, "reference_cache": str(folder.parent / ".reference")}
+    more = {"loss": LOSSES[loss], "reference_cache": str(folder.parent / ".reference")}
     report = train_dpo(
-        model, folder / "train.jsonl", folder / MODEL, DpoSettings.of({**more, **_device(run), **settings})
+        model, folder / "train.jsonl", folder / MODEL, DpoSettings.of({**_defaults(run), **more, **settings})
     )
-    return {"pairs": count, "trained on": report.rows, "steps": report.steps, "loss": report.loss}
+    return {
+        "pairs": count,
+        "trained on": report.rows,
+        "left out": report.dropped,
+        "steps": report.steps,
+        "loss": report.loss,
+    }
 
 
-def _device(run: RunFile) -> dict[str, str]:
-    return {"device": "cpu"} if run.device == "cpu" else {}
+def _defaults(run: RunFile) -> dict[str, Any]:
+    """What a run's training settings need not say. A model may answer with nothing; such rows are left out, counted."""
+    return {"seed": run.seed, "bad_rows": "drop"} | ({"device": "cpu"} if run.device == "cpu" else {})
 
 
 def _completion(row: dict, space: bool) -> dict[str, Any]:

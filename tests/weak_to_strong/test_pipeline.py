@@ -217,6 +217,54 @@ adapters:
 
 
 @pytest.mark.slow
+def test_two_weak_models_without_golds_and_with_a_judge_of_ones_own(finished, tmp_path, capsys):
+    """As OlympicArena: a weak model as it comes, no gold for train_2, so no ceiling; here with a second, taught one."""
+    out, _ = finished
+    made = out / "shared/prepare"
+    bare = [{key: row[key] for key in ("id", "prompt")} for row in read(made / "train_2.jsonl")]
+    (tmp_path / "train_2.jsonl").write_text("".join(json.dumps(row) + "\n" for row in bare))
+    judge = "import json, sys\nfor line in sys.stdin:\n    p = json.loads(line)\n"
+    judge += "    print(json.dumps({'n': p['n'], 'correct': p['pred'] == p['gold']}))\n"
+    (tmp_path / "judge.py").write_text(judge)
+    trainer = "{max_steps: 2, batch_size: 16, precision: float32, save_every: 0}"
+    (tmp_path / "run.yaml").write_text(f"""\
+name: two
+mode: published
+data: {{train_1: {made}/train_1.jsonl, train_2: {tmp_path}/train_2.jsonl, test: {made}/test.jsonl}}
+extraction: 'regex:(\\d)\\s*$'
+equivalence: {sys.executable} {tmp_path}/judge.py
+space: false
+weak:
+  - {{name: comes, model: {out}/weak/weak_sft/model, sft: false}}
+  - {{name: taught, model: {made}/weak_base}}
+strong: {made}/strong_base
+ceiling: false
+sets: [hybrid]
+answering: {{max_tokens: 8}}
+weak_sft: {trainer}
+strong_sft: {trainer}
+demos: {{shots: 1}}
+drawing: {{samples: 3}}
+pairs: {{agree: 0.3, disagree: 0.3, most: 3}}
+preference: {{orpo: {trainer}}}
+extrapolate: {{alphas: [0.2]}}
+device: cpu
+""")
+    words = ["w2s", "reasoning", tmp_path / "run.yaml", "-o", tmp_path / "out", "--json", "--quiet"]
+    code, stdout, stderr = command(capsys, *words)
+    assert code == 0, stderr
+    report = json.loads(stdout)
+    assert set(report["tables"]) == {"comes", "taught"} and report["mended"] == []
+    for rows in report["tables"].values():
+        pgrs = [row["pgr"] for row in rows if "pgr" in row]
+        assert pgrs and all(one == {"value": None, "note": "undefined: no ceiling"} for one in pgrs)
+        assert all(row["accuracy"]["n"] == 40 for row in rows)
+    assert "gold" not in read(tmp_path / "out/comes/weak_labels/results.jsonl")[0]
+    assert not (tmp_path / "out/comes/weak_sft").exists() and (tmp_path / "out/taught/weak_sft").exists()
+    assert report["stages"]["taught/extrapolate_orpo"]["chosen"] == "given"
+
+
+@pytest.mark.slow
 def test_the_embedded_run_at_its_full_size(tmp_path):
     words = [sys.executable, "-m", "expo", "w2s", "reasoning", "running-sum", "-o", tmp_path / "out", "--json"]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}

@@ -4,7 +4,7 @@ import json
 import os
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from w2s_files import answer, read, write
 
@@ -15,6 +15,7 @@ from expo.weak_to_strong.keyed import RowWriter, read_json, same_ids, write_rows
 VALUES = st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner, max_size=3))
 
 
+@settings(max_examples=40)
 @given(rows=st.lists(st.dictionaries(st.text(), VALUES, max_size=4), min_size=1, max_size=6), array=st.booleans())
 def test_what_is_written_is_what_json_writes_and_is_read_back(rows, array, tmp_path_factory):
     path = tmp_path_factory.mktemp("rows") / ("rows.json" if array else "rows.jsonl")

@@ -28,14 +28,14 @@ def test_an_output_never_touches_an_input(home, refused, more):
     (home / "alias").symlink_to(home / "dpo")
     nested = home / "nest" / "inner"
     shutil.copytree(home / "sft", nested)
-    refused("inside base", out="sft", more=more)
-    refused("inside aligned", out="dpo", more=more)
-    refused("inside aligned", out="dpo/deeper/out", more=more)
-    refused("inside aligned", out="alias/out", more=more)
-    refused("inside aligned", out="alias", more=more)
-    refused("inside aligned", dpo="alias", out="dpo/out", more=more)
+    refused("inside sft", out="sft", more=more)
+    refused("inside dpo", out="dpo", more=more)
+    refused("inside dpo", out="dpo/deeper/out", more=more)
+    refused("inside dpo", out="alias/out", more=more)
+    refused("inside dpo", out="alias", more=more)
+    refused("inside dpo", dpo="alias", out="dpo/out", more=more)
     refused("lies inside", sft="nest/inner", out="nest", more=more)
-    refused("inside aligned", out="dpo/../dpo/out", more=more)
+    refused("inside dpo", out="dpo/../dpo/out", more=more)
 
 
 def test_an_unfinished_folder_that_would_be_an_input_is_refused_and_left_alone(home, refused):

@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from expo.methods.declare import Each, Here, Surveyed, method
-from expo.methods.sparse import Sparse, keep_largest, rescaled, trimmed
+from expo.methods.sparse import Sparse, is_nothing, keep_largest, rescaled, trimmed
 from expo.methods.task_vectors import agreed
 
 if TYPE_CHECKING:

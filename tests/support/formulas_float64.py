@@ -1,4 +1,4 @@
-"""Every merge method as its paper or mergekit's behaviour defines it, on whole float64 arrays. Knows no torch, no tiles.
+"""Every merge method as its paper or mergekit's behaviour defines it, on whole float64 arrays; no torch, no tiles.
 
 The tests' authority for methods: written from the sources alone, by the longest way round where there is a shorter one.
 Each formula takes (base or None, models, masks, **parameters); a parameter of each model is a sequence, `lambda` is
@@ -172,7 +172,8 @@ def keep_probability(delta: Array, density: float, epsilon: float) -> Array:
 
 def della(
     base: Array, models: list[Array], draws: Draws, *, weight: Each, density: Each | None = None,
-    epsilon: Each | None = None, normalize: bool = True, scale: float = 1.0, rescale: bool | str = True, merge=elected, **_,
+    epsilon: Each | None = None, normalize: bool = True, scale: float = 1.0, rescale: bool | str = True,
+    merge=elected, **_,
 ):  # fmt: skip
     """arXiv:2406.11617: drop by magnitude, elect, fuse."""
     density, epsilon = density or [1.0] * len(models), epsilon or [0.15] * len(models)

@@ -1,4 +1,4 @@
-"""ram and ramplus_tl: changed alone is added, changed by several is averaged. Authority: float64 numpy, and the hand."""
+"""ram and ramplus_tl: changed alone is added, by several averaged. Authority: float64 numpy, and the hand."""
 
 import numpy as np
 import pytest

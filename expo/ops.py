@@ -77,8 +77,11 @@ def noise_over(key: int, start: int, n: int, device: torch.device | str = "cpu",
 
 def _hashed(key: int, first: int, last: int, device: torch.device | str) -> Tensor:
     """lowbias32 of each counter in [first, last) under a 64-bit key."""
-    if torch.device(device).type == "cpu":
-        return _hashed_by_numpy(key, first, last)
+    by_numpy = torch.device(device).type == "cpu"
+    return _hashed_by_numpy(key, first, last) if by_numpy else _hashed_by_torch(key, first, last, device)
+
+
+def _hashed_by_torch(key: int, first: int, last: int, device: torch.device | str) -> Tensor:
     word = torch.arange(first, last, dtype=torch.int32, device=device).bitwise_xor_(_signed(key >> 32))
     word.bitwise_xor_(word.bitwise_right_shift(16).bitwise_and_(0xFFFF)).mul_(_signed(0x7FEB352D))
     word.bitwise_xor_(word.bitwise_right_shift(15).bitwise_and_(0x1FFFF)).mul_(_signed(0x846CA68B))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from oracle import FORMATS, TORCH_NAMES, decode, encode, rounded, step
 
+from expo import ops
 from expo.dtypes import BY_TORCH_NAME, COMPUTED, DTYPES
 from expo.ops import SEGMENT, beyond, clamp_to, counter_noise, noise_key, round_nearest, round_stochastic
 
@@ -195,6 +196,13 @@ def test_noise_is_pinned_so_that_recipes_keep_their_bytes_from_version_to_versio
 
 
 # --- range -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", [0, 5, 0x0123456789ABCDEF, (1 << 64) - 1])
+def test_numpy_and_torch_give_the_same_noise(key):
+    for first, last in ((0, 70_001), (999, 1000), (ops.SEGMENT - 5, ops.SEGMENT)):
+        by_torch = ops._hashed_by_torch(key, first, last, "cpu")
+        assert torch.equal(ops._hashed_by_numpy(key, first, last), by_torch)
 
 
 @pytest.mark.parametrize("name", NARROW)

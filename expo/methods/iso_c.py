@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     reads=lambda lambda_, spectral: "tensor" if spectral else "tile",
     exact="per device",
     nothing=lambda lambda_, spectral: lambda_ == 0,
-    scratch=7,
+    scratch=9,
     paper="arXiv:2502.04959",
 )
 def iso_c(base: Tensor, *models: Tensor, lambda_: float = 1.0, spectral: bool = True, here: Here) -> Tensor:

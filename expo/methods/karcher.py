@@ -56,9 +56,8 @@ def _towards_all(units: Gram, c: list[float]) -> list[float]:
     for i, row in enumerate(units):
         cos = max(-1.0, min(1.0, math.fsum(u * a for u, a in zip(row, c, strict=True))))
         theta = math.acos(cos)
-        if (sin := math.sin(theta)) < 1e-8:
-            continue
-        step = [s + theta / sin / n * ((j == i) - cos * a) for j, (s, a) in enumerate(zip(step, c, strict=True))]
+        if (sin := math.sin(theta)) >= 1e-8:
+            step = [s + theta / sin / n * ((j == i) - cos * a) for j, (s, a) in enumerate(zip(step, c, strict=True))]
     return step
 
 
@@ -67,8 +66,7 @@ def _length(units: Gram, c: list[float]) -> float:
 
 
 def _unit(units: Gram, c: list[float]) -> list[float]:
-    length = _length(units, c)
-    return [a / length for a in c]
+    return [a / _length(units, c) for a in c]
 
 
 @method(survey=_factors, ranges={"max_iter": (0, 10_000), "tol": (0, math.inf)}, paper="doi:10.1002/cpa.3160300502")

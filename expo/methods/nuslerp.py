@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from expo.methods.declare import Each, Here, method
-from expo.methods.sphere import arc, cosine, exact_products, gram
+from expo.methods.sphere import exact_products, gram, turn
 from expo.methods.survey import Sums
 from expo.methods.task_vectors import less
 
@@ -16,27 +16,18 @@ EVEN = 1e-6  # weights whose sum is nearer to 0 than this count as equal
 
 
 def _factors(tensors):
-    """For each tensor its `_turn`; None where each vector in it has one of its own."""
+    """For each tensor its `turn`; None where each vector in it has one of its own."""
     if not tensors[0].parameters["nuslerp_flatten"]:
         return [None] * len(tensors)
     sums = yield Sums(lambda base, *models, **_: exact_products(_deltas(base, models)))
     grams = [gram(row, 2) for row in sums]
     ways = [_way(tensor.parameters["weight"]) for tensor in tensors]
-    return [_turn(xx, xy, yy, t) for t, ((xx, xy), (_, yy)) in zip(ways, grams, strict=True)]
+    return [turn(xx, xy, yy, t) for t, ((xx, xy), (_, yy)) in zip(ways, grams, strict=True)]
 
 
 def _way(weight: Each) -> float:
     total = weight[0] + weight[1]
     return weight[1] / total if abs(total) >= EVEN else 0.5
-
-
-def _turn(xx: float, xy: float, yy: float, t: float) -> tuple[float, float]:
-    """(p, q) such that p x + q (y - x) lies at t on the arc from x to y, or on the line where they are parallel."""
-    cos = cosine(xx, xy, yy)
-    if abs(cos) == 1:
-        return 1.0, t
-    of_x, of_y = arc(cos, t)
-    return of_x + of_y, of_y
 
 
 def _deltas(base: Tensor | None, models: tuple[Tensor, ...]) -> list[Tensor]:
@@ -48,7 +39,7 @@ def _turn_by_vector(x: Tensor, y: Tensor, t: float) -> Tensor:
     from expo.ops import tree_sum
 
     sums = [tree_sum(both) for both in (x * x, x * y, y * y)]
-    turns = [_turn(*row, t) for row in zip(*(s.reshape(-1).tolist() for s in sums), strict=True)]
+    turns = [turn(*row, t) for row in zip(*(s.reshape(-1).tolist() for s in sums), strict=True)]
     return x.new_tensor(turns).T.reshape(2, *sums[0].shape, 1)
 
 
@@ -56,7 +47,7 @@ def _reads(weight: Each, nuslerp_row_wise: bool, nuslerp_flatten: bool):
     return "tile" if nuslerp_flatten else "tensor" if nuslerp_row_wise else "row"
 
 
-@method(reads=_reads, survey=_factors, scratch=5)
+@method(reads=_reads, survey=_factors, scratch=6)
 def nuslerp(
     base: Tensor | None,
     first: Tensor,

@@ -45,6 +45,15 @@ def arc(cos: float, t: float) -> tuple[float, float]:
     return math.sin((1 - t) * theta) / math.sin(theta), math.sin(t * theta) / math.sin(theta)
 
 
+def turn(xx: float, xy: float, yy: float, t: float) -> tuple[float, float]:
+    """(p, q) such that p x + q (y - x) lies at t on the arc from x to y, or on the line where they are parallel."""
+    cos = cosine(xx, xy, yy)
+    if abs(cos) == 1:
+        return 1.0, t
+    of_x, of_y = arc(cos, t)
+    return of_x + of_y, of_y
+
+
 def product(matrix: Gram, left: Sequence[float], right: Sequence[float]) -> float:
     """The scalar product of two combinations of the tensors."""
     return math.fsum(a * row[j] * b for a, row in zip(left, matrix, strict=True) for j, b in enumerate(right))

@@ -76,7 +76,9 @@ def _write(recipes, output: Path, options: dict[str, Any]) -> None:
     reports = run.run(one, keep_stages=options["keep_stages"])
     if as_json:
         records = {name: report.record() for name, report in reports.items()}
-        click.echo(json.dumps(records if len(records) > 1 else next(iter(records.values()))))
+        click.echo(json.dumps(records if len(records) != 1 else next(iter(records.values()))))
     elif not quiet:
         for report in reports.values():
             click.echo(closing(report))
+        if not reports:
+            click.echo(f"{output} was complete already")

@@ -54,8 +54,10 @@ def _show(method) -> None:
         ]
     )
     if method.parameters:
+        from expo.planning.outline import shown
+
         click.echo()
-        rows = [(p.name, _kind(p), _range(p), repr(p.default)) for p in method.parameters.values()]
+        rows = [(p.name, _kind(p), _range(p), shown(p.default)) for p in method.parameters.values()]
         show_table(("parameter", "kind", "range", "default"), rows, left=3)
 
 

@@ -96,7 +96,7 @@ def _show(planned, threads: int) -> None:
         ]
         show_table(("tensors", "layers", "how many", *names), rows)
     if found.copied:
-        click.echo(printable(f"copied: {', '.join(found.copied)}"))
+        click.echo(printable(f"copied: {'; '.join(found.copied)}"))
 
 
 def _tokenizer(recipe) -> str:

@@ -7,6 +7,7 @@ separate mul, add, sub, compare, where, casts, and integer operations on the bit
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 import xxhash
 from torch import Tensor
@@ -76,11 +77,27 @@ def noise_over(key: int, start: int, n: int, device: torch.device | str = "cpu",
 
 def _hashed(key: int, first: int, last: int, device: torch.device | str) -> Tensor:
     """lowbias32 of each counter in [first, last) under a 64-bit key."""
+    if torch.device(device).type == "cpu":
+        return _hashed_by_numpy(key, first, last)
     word = torch.arange(first, last, dtype=torch.int32, device=device).bitwise_xor_(_signed(key >> 32))
     word.bitwise_xor_(word.bitwise_right_shift(16).bitwise_and_(0xFFFF)).mul_(_signed(0x7FEB352D))
     word.bitwise_xor_(word.bitwise_right_shift(15).bitwise_and_(0x1FFFF)).mul_(_signed(0x846CA68B))
     word.add_(_signed(key))
     return word.bitwise_xor_(word.bitwise_right_shift(16).bitwise_and_(0xFFFF))
+
+
+def _hashed_by_numpy(key: int, first: int, last: int) -> Tensor:
+    """The same, where words without a sign save the masks after each shift."""
+    word = np.arange(first, last, dtype=np.uint32)
+    word ^= np.uint32(key >> 32)
+    shifted = word >> 16
+    word ^= shifted
+    word *= np.uint32(0x7FEB352D)
+    word ^= np.right_shift(word, 15, out=shifted)
+    word *= np.uint32(0x846CA68B)
+    word += np.uint32(key & 0xFFFFFFFF)
+    word ^= np.right_shift(word, 16, out=shifted)
+    return torch.from_numpy(word.view(np.int32))
 
 
 def _signed(word: int) -> int:

@@ -102,31 +102,40 @@ class Run:
         Raises PlanError, OutputError or DiskFull.
         """
         planned = list(self.plans())
-        results = self.recipes.results
+        results, done = self.recipes.results, self._done()
         for stage, stage_plan in planned:
-            if stage in results:
+            if stage in results and done.get(stage.name) != fingerprint(stage_plan):
                 check_output(stage_plan, FolderSink(self.folder(stage), overwrite=self.overwrite))
         if len(planned) > 1:
             self._check_room(planned)
         return planned
 
     def run(self, run: Runner, *, keep_stages: bool = False) -> dict[str, Any]:
-        """Run what is not done yet; the results' reports by name."""
+        """Run what is not done yet; the reports, by name, of the results that were not done."""
         results, reports = self.recipes.results, {}
         made: dict[str, Checkpoint] = {}
         for stage in self.recipes.stages:
             planned, folder = self._plan(stage, made), self.folder(stage)
-            if stage in results:
-                reports[stage.name] = run(stage, planned, folder, self.overwrite)
-                continue
             key = fingerprint(planned)
             if self._done().get(stage.name) != key or not folder.is_dir():
-                run(stage, planned, folder, True)
+                report = run(stage, planned, folder, self.overwrite or stage not in results)
                 self._note_done(stage.name, key)
-            made[stage.name] = open_checkpoint(str(folder), max_header=stage.recipe.max_header)
-        if not keep_stages and self.between.is_dir() and (self.between / _RECORD).is_file():
-            shutil.rmtree(self.between)
+                if stage in results:
+                    reports[stage.name] = report
+            if stage not in results:
+                made[stage.name] = open_checkpoint(str(folder), max_header=stage.recipe.max_header)
+        self._tidy(keep_stages)
         return reports
+
+    def _tidy(self, keep_stages: bool) -> None:
+        """Remove what lies between; with keep_stages only the note that the results are done."""
+        if not (self.between / _RECORD).is_file():
+            return
+        if keep_stages:
+            names = {stage.name for stage in self.recipes.results}
+            self._write_done({name: key for name, key in self._done().items() if name not in names})
+        else:
+            shutil.rmtree(self.between)
 
     @staticmethod
     def _is_there(checkpoint: Checkpoint) -> bool:
@@ -178,9 +187,23 @@ class Run:
         return done if isinstance(done, dict) else {}
 
     def _note_done(self, name: str, key: str) -> None:
+        if len(self.recipes.stages) > 1:
+            self._write_done({**self._done(), name: key})
+
+    def _write_done(self, done: Mapping[str, str]) -> None:
+        self.between.mkdir(parents=True, exist_ok=True)
         new = self.between / (_RECORD + ".new")
-        new.write_text(json.dumps({**self._done(), name: key}, indent=1) + "\n")
+        new.write_text(json.dumps(done, indent=1) + "\n")
         new.rename(self.between / _RECORD)
+
+
+@dataclass(frozen=True)
+class Awaited(Source):
+    """Where a stage will write."""
+
+    @property
+    def label(self) -> str:
+        return Path(self.text).name
 
 
 def expected(planned: Plan, folder: Path) -> Checkpoint:
@@ -196,5 +219,5 @@ def expected(planned: Plan, folder: Path) -> Checkpoint:
     }
     own = planned.donor.source
     # The names of the files tell it apart from the donor, whose side files it has.
-    source = Source(str(folder), own.folder, tuple(str(folder / file) for file in files), None, own.side_files)
+    source = Awaited(str(folder), own.folder, tuple(str(folder / file) for file in files), None, own.side_files)
     return Checkpoint(source, files, tensors, planned.donor.config)

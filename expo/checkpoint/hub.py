@@ -7,13 +7,13 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from expo.checkpoint.adapters import CONFIG, SIDE_FILES, adapter_in_folder, choose_adapter
+from expo.checkpoint.adapters import CONFIG, SIDE_FILES, WEIGHTS, adapter_in_folder, choose_adapter
 from expo.checkpoint.contents import WEIGHT_SUFFIXES, choose_weights, is_side_file
 from expo.checkpoint.source import from_folder
 from expo.checkpoint.spec import Source
@@ -67,24 +67,31 @@ def fetch(text: str, repo_id: str, revision: str | None, *, max_header: int) -> 
 
 def fetch_adapter(text: str, repo_id: str, revision: str | None) -> Source:
     """The source of an adapter in a Hub repository: its weights and its config are downloaded. Raises a HubError."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
     try:
         commit, names = _listing(repo_id, revision)
     except HubUnreachable as cause:
-        try:
-            with _translated(repo_id, revision, LocalEntryNotFoundError):
-                folder = Path(snapshot_download(repo_id, revision=revision, local_files_only=True))
-            return adapter_in_folder(text, folder, repo_id=repo_id, revision=folder.name)
-        except (LocalEntryNotFoundError, NotAnAdapter, UnreadableFile):
-            problem = f"{cause}\nThe cache does not hold the adapter {text}."
-            raise (HubNotCached if "HF_HUB_OFFLINE" in str(cause) else HubUnreachable)(problem) from None
+        return _adapter_from_cache(text, repo_id, revision, cause)
     wanted = {choose_adapter(names, text), CONFIG, *(set(SIDE_FILES) & set(names))}
     folder = _download(repo_id, revision or "main", wanted)
     if folder.name != commit:  # the branch moved on meanwhile
         folder = _download(repo_id, commit, wanted)
     return adapter_in_folder(text, folder, repo_id=repo_id, revision=commit)
+
+
+def _adapter_from_cache(text: str, repo_id: str, revision: str | None, cause: HubUnreachable) -> Source:
+    """The source of an adapter in a cached snapshot."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    for weights in WEIGHTS:
+        wanted = [weights, CONFIG]
+        with suppress(LocalEntryNotFoundError, NotAnAdapter, UnreadableFile):
+            with _translated(repo_id, revision, LocalEntryNotFoundError):
+                found = snapshot_download(repo_id, revision=revision, local_files_only=True, allow_patterns=wanted)
+            return adapter_in_folder(text, Path(found), repo_id=repo_id, revision=Path(found).name)
+    problem = f"{cause}\nThe cache does not hold the adapter {text}."
+    remedy = f"With a connection: `hf download {repo_id}{f' --revision {revision}' if revision else ''}`."
+    raise (HubNotCached if "HF_HUB_OFFLINE" in str(cause) else HubUnreachable)(problem, remedy)
 
 
 def _listing(repo_id: str, revision: str | None) -> tuple[str, list[str]]:

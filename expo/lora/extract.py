@@ -65,10 +65,9 @@ class _Job:
     def __init__(self, base, tuned, rank, dtype, include, exclude, save_modules, rename):
         recipe = extrapolation(sft="base", dpo="tuned", rename=rename, **_COPYING)
         self.base, self.tuned = (c if isinstance(c, Checkpoint) else open_checkpoint(c) for c in (base, tuned))
-        inputs = {"base": self.base, "aligned": self.tuned}
-        if problems := complaints.quantised(inputs):
+        if problems := complaints.quantised({"base": self.base, "tuned": self.tuned}):
             raise PlanError(problems)
-        pairing = pair_up(recipe, inputs)
+        pairing = pair_up(recipe, dict(zip(recipe.models, (self.base, self.tuned), strict=True)))
         _refuse_unpaired(self, pairing)
         self.pairs = pairing.pairs
         self.rank, self.dtype, self.save_modules = rank, factor_dtype(dtype), save_modules
@@ -182,7 +181,9 @@ class _Job:
         if any(name.endswith("lm_head.weight") for name in self.base.tensors) or says_tied(self.base):
             settings["task_type"] = "CAUSAL_LM"
         source = self.base.source
-        return peft_config(source.repo_id or source.folder.name, ranks, settings)
+        # PEFT looks a folder up by this name, so it is no more than a name where the base is no repository.
+        name = source.label if source.adapters else source.repo_id or source.folder.name
+        return peft_config(name, ranks, settings)
 
     def _card(self, found: Extraction) -> str:
         figures = {key: value for key, value in found.record().items() if key not in ("output", "tensors", "n_bytes")}

@@ -22,7 +22,7 @@ def _thresholds(tensors):
     ranks = [q * (tensor.n_elements - 1) for q in QUARTILES]  # from the smallest
     sides = [tensor.n_elements - n for rank in ranks for n in (math.floor(rank), math.ceil(rank))]
     values, _ = yield from kth_largest(
-        tensors, lambda *pair, here: [_importance(*pair, here.width)] * len(sides), sides
+        tensors, lambda *pair, here: [_importance(*pair, here.width)], sides, of=[0] * len(sides)
     )
     low, median, high = (
         a + (b - a) * (rank - math.floor(rank)) for rank, a, b in zip(ranks, values[::2], values[1::2], strict=True)

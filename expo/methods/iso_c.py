@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from expo.methods.declare import Here, method
@@ -31,10 +32,10 @@ def iso_c(base: Tensor, *models: Tensor, lambda_: float = 1.0, spectral: bool = 
     return by_matrix(base, models, here.shape, _flattened, lambda_)
 
 
-def _flattened(deltas: list[Tensor]) -> Tensor:
-    """The sum of the deltas with each singular value replaced by their mean, (rows, columns)."""
-    total = deltas[0]
-    while len(deltas) > 1:
-        total += deltas.pop()
+def _flattened(deltas: Iterator[Tensor], n: int) -> Tensor:
+    """The sum of n deltas with each singular value replaced by their mean, (rows, columns)."""
+    total = next(deltas)
+    for delta in deltas:
+        total += delta
     u, s, vt = decomposed(total)
     return (u * s.mean()) @ vt if len(s) else total.zero_()

@@ -65,7 +65,7 @@ def _register(name: str, load) -> tuple[str, ...]:
 
 def _imported(name: str) -> ModuleType:
     if name.endswith(".py") or "/" in name:
-        return _from_file(Path(name))
+        return _from_file(name, Path(name))
     here = str(Path.cwd())
     sys.path.insert(0, here)
     try:
@@ -74,9 +74,9 @@ def _imported(name: str) -> ModuleType:
         sys.path.remove(here)
 
 
-def _from_file(path: Path) -> ModuleType:
+def _from_file(name: str, path: Path) -> ModuleType:
     if not path.is_file():
-        raise PluginError(f"plugin {path}: no such file. Name a module, or a file that ends in .py.")
+        raise PluginError(f"plugin {name}: no such file. Name a module, or a file that ends in .py.")
     spec = importlib.util.spec_from_file_location(path.stem, path.absolute())
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from expo.methods.task_vectors import less
@@ -15,13 +15,13 @@ def by_matrix(
     base: Tensor,
     models: Sequence[Tensor],
     shape: tuple[int, ...],
-    merge: Callable[[list[Tensor]], Tensor],
+    merge: Callable[[Iterator[Tensor], int], Tensor],
     scale: float,
 ) -> Tensor:
     """base + scale * `merge` of the models' deltas, (n,); three dimensions are a stack of matrices.
 
     A tensor that is no matrix, or one with a single row or column, takes the mean of the deltas. merge: of the deltas
-    of one matrix, (rows, columns), which it may change; returns one such matrix.
+    of one matrix, (rows, columns), which come one at a time and may be changed, and of their number.
     """
     import torch
 
@@ -30,7 +30,7 @@ def by_matrix(
     moved = torch.empty_like(base)
     stacks = [x.view(-1, *shape[-2:]) for x in (moved, base, *models)]
     for into, start, *ends in zip(*stacks, strict=True):
-        into.copy_(merge([end - start for end in ends]))
+        into.copy_(merge((end - start for end in ends), len(ends)))
     return less(base, moved.mul_(-scale))
 
 
@@ -51,7 +51,14 @@ def decomposed(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return u[:, :rank], s[:rank], vt[:rank]
 
 
-def whitened(matrix: Tensor) -> Tensor:
-    """The nearest matrix with orthonormal columns (Procrustes); a partial isometry where columns depend on others."""
-    u, _, vt = decomposed(matrix)
+def whitened(parts: list[Tensor]) -> Tensor:
+    """The matrix with orthonormal columns nearest to these side by side (Procrustes); empties the list.
+
+    Where columns depend on others, the nearest partial isometry: what they lack has no direction.
+    """
+    import torch
+
+    joined = torch.cat(parts, 1)
+    parts.clear()
+    u, _, vt = decomposed(joined)
     return u @ vt

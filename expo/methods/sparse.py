@@ -47,27 +47,27 @@ def trimmed(base: Tensor, *models: Tensor, here: Here, **_: Any) -> Iterator[Ten
     """Each model's delta, with zeros outside the survey's cuts."""
     found: Sparse = here.surveyed
     for i, delta in enumerate(deltas_of(base, models)):
-        kept = _above(delta, found.cuts[i], here.start)
         if found.upper and found.upper[i] != NOTHING:
-            kept = kept - _above(delta, found.upper[i], here.start)
-        yield kept
+            outliers = trim(delta.clone(), found.upper[i], here.start)
+            yield trim(delta, found.cuts[i], here.start).sub_(outliers)
+        else:
+            yield trim(delta, found.cuts[i], here.start)
 
 
-def _above(delta: Tensor, cut: Cut, start: int) -> Tensor:
-    """delta where its magnitude passes the cut, else zero."""
+def trim(delta: Tensor, cut: Cut, start: int) -> Tensor:
+    """delta, with zero where its magnitude does not pass the cut."""
     import torch
 
     if cut == EVERYTHING:
         return delta
     if cut == NOTHING:
-        return torch.zeros_like(delta)
+        return delta.zero_()
     with_ties, above = (_under(cut.value, delta.element_size(), strict) for strict in (True, False))
     n_ties = min(max(cut.before - start, 0), len(delta))
-    # hardshrink is one pass of compare and select: x where |x| > bound, else 0.
-    shrink = torch.nn.functional.hardshrink
-    if n_ties in (0, len(delta)):
-        return shrink(delta, with_ties if n_ties else above)
-    return torch.cat([shrink(delta[:n_ties], with_ties), shrink(delta[n_ties:], above)])
+    for part, bound in ((delta[:n_ties], with_ties), (delta[n_ties:], above)):
+        if len(part):
+            torch.hardshrink(part, bound, out=part)  # one pass of compare and select: x where |x| > bound, else 0
+    return delta
 
 
 def _under(value: float, wide: int, strict: bool) -> float:
@@ -110,7 +110,7 @@ def dropped(base: Tensor, *models: Tensor, density: Sequence[float], here: Here,
     """Each model's delta, where its noise lets it pass: every element with probability `density`."""
     for i, delta in enumerate(deltas_of(base, models)):
         if density[i] < 1:
-            keep_bits(delta, _passing(here.noise(i, bits=16), n_passing(density[i]), delta.element_size()))
+            keep_bits(delta, passing(here.noise(i, bits=16), n_passing(density[i]), delta.element_size()))
         yield delta
 
 
@@ -119,12 +119,12 @@ def n_passing(density: float) -> int:
     return min(max(round(density * PASSES), density > 0), PASSES - (density < 1))
 
 
-def _passing(noise: Tensor, n: int, wide: int) -> Tensor:
+def passing(noise: Tensor, n: int | Tensor, wide: int) -> Tensor:
     """Words of all ones where the noise is among n of 65,536 values, else of zeros."""
     import torch
 
     words = noise.to(torch.int32 if wide == 4 else torch.int64)
-    words -= n - PASSES // 2
+    words -= n - PASSES // 2  # below zero where it is among them
     return words.bitwise_right_shift_(8 * wide - 1)
 
 
@@ -138,7 +138,7 @@ def rescaled(tensors: Sequence[Surveyed], deltas: Deltas, known: Sequence[Sparse
 
     def norms(base: Tensor, *models: Tensor, **parameters: Any) -> list[Tensor]:
         sparse = deltas(base, *models, **parameters)
-        return [part.abs() for pair in zip(deltas_of(base, models), sparse, strict=True) for part in pair]
+        return [part.abs_() for pair in zip(deltas_of(base, models), sparse, strict=True) for part in pair]
 
     sums = yield Sums(norms, known)
     factors = [[_factor(*row[i : i + 2]) for i in range(0, len(row), 2)] for row in sums]

@@ -4,7 +4,7 @@ All these methods stay in the span of their inputs, so products of the inputs de
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 Gram = list[list[float]]  # of n tensors: the products of each with each
 
 
-def products(vectors: Sequence["Tensor"]) -> list["Tensor"]:
+def products(vectors: Sequence["Tensor"]) -> Iterator["Tensor"]:
     """x_i * x_j for i <= j, element by element: the terms whose sums `gram` takes."""
-    return [x * y for i, x in enumerate(vectors) for y in vectors[i:]]
+    return (x * y for i, x in enumerate(vectors) for y in vectors[i:])
 
 
-def exact_products(vectors: Sequence["Tensor"]) -> list["Tensor"]:
+def exact_products(vectors: Sequence["Tensor"]) -> Iterator["Tensor"]:
     """The same in float64, for methods that look at differences of angles."""
     return products([x.double() for x in vectors])
 

@@ -6,16 +6,17 @@ pass, which the surveys of all groups share. Nothing here touches tensors: `stre
 """
 
 import struct
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from expo.methods.declare import Surveyed
+from expo.methods.windows import Runs, Sample, Windows, in_windows
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Terms = Callable[..., "Sequence[Tensor]"]  # called as `apply` is, returns tensors (n,)
+Terms = Callable[..., "Iterable[Tensor]"]  # called as `apply` is, returns tensors (n,)
 
 DIGIT = 16  # bits of a float that one pass tells apart
 SHIFTS = {4: (15, 0), 8: (47, 31, 15, 0)}  # bytes of a float -> where its digits begin; the sign bit is always 0
@@ -59,13 +60,16 @@ class Ties:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The index of the n-th element (from 0) of one segment that equals a value. Answer: the index, for each asked."""
+    """The index of the n-th element (from 0) after `start` that equals a value. Answer: the index, for each asked.
+
+    It must lie in the segment of `start`.
+    """
 
     terms: Terms
-    asked: tuple[tuple[int, int, int, float, int], ...]  # tensor, segment, term, value, n
+    asked: tuple[tuple[int, int, int, float, int], ...]  # tensor, start, term, value, n
 
 
-Request = Sums | Histogram | Ties | Place
+Request = Sums | Histogram | Ties | Place | Sample | Windows
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +87,22 @@ NOTHING = Cut(float("inf"))
 def largest(tensors: Sequence[Surveyed], terms: Terms, keep: Sequence[int]) -> Generator[Request, Any, list[list[Cut]]]:
     """[tensor][term] -> the exact cut that keeps `keep[term]` elements of the whole group; ties go by element index.
 
-    After `kth_largest`, one pass for ties and a look into one segment.
+    One pass where a sample shows the way (see expo.methods.windows); else `kth_largest` and one for ties. Then a look
+    into one segment.
     """
     size = sum(tensor.n_elements for tensor in tensors)
-    values, left = [0.0] * len(keep), list(keep)
+    values, left, equals = [0.0] * len(keep), list(keep), None
     if any(0 < k < size for k in keep):
-        values, left = yield from kth_largest(tensors, terms, keep)
+        found = yield from in_windows(tensors, terms, [min(max(k, 1), size) for k in keep])
+        if found:
+            values, left, equals = found
+        else:
+            values, left = yield from kth_largest(tensors, terms, keep)
     needed = [0 < k < size and value > 0 for k, value in zip(keep, values, strict=True)]
-    cuts = yield from _before(tensors, terms, values, left, needed)
+    if any(needed) and equals is None:
+        counted = yield Ties(terms, tuple(values))
+        equals = [[by_segment(counts) for counts in row] for row in counted]
+    cuts = yield from _before(terms, values, left, needed, equals or [[None] * len(keep)] * len(tensors))
     for i, k in enumerate(keep):
         if k <= 0 or k >= size or values[i] == 0:  # among zeros it makes no difference which are kept
             for row in cuts:
@@ -99,46 +111,63 @@ def largest(tensors: Sequence[Surveyed], terms: Terms, keep: Sequence[int]) -> G
 
 
 def kth_largest(
-    tensors: Sequence[Surveyed], terms: Terms, ks: Sequence[int]
+    tensors: Sequence[Surveyed], terms: Terms, ks: Sequence[int], of: Sequence[int] | None = None
 ) -> Generator[Request, Any, tuple[list[float], list[int]]]:
-    """For each term the k-th largest value (from 1) of the whole group, and its rank among the elements equal to it.
+    """The ks[i]-th largest value (from 1) of a term in the whole group, and its rank among the elements equal to it.
 
-    Radix selection on the bits of floats: a pass a digit.
+    of: which term each k asks about; without it the terms in order. Radix selection on the bits of floats: a pass a
+    digit, in which elements are counted once for all ks that have the same term and digits so far.
     """
     wide = max(tensor.wide for tensor in tensors)
+    of = range(len(ks)) if of is None else of
     words, left = [0] * len(ks), list(ks)
     for level in range(len(SHIFTS[wide])):
-        counted = yield Histogram(terms, wide, level, tuple(words) if level else None)
+        asked = list(dict.fromkeys(zip(of, words, strict=True)))  # (term, digits so far)
+        within = tuple(word for _, word in asked) if level else None
+        counted = yield Histogram(_picked(terms, [term for term, _ in asked]), wide, level, within)
+        bins = {key: _joined(row[n] for row in counted) for n, key in enumerate(asked)}
         for i, k in enumerate(left):
-            bins = _joined(row[i] for row in counted)
-            digit, left[i] = _digit(bins, min(max(k, 1), sum(bins.values())))
+            found = bins[of[i], words[i]]
+            digit, left[i] = _digit(found, min(max(k, 1), sum(found.values())))
             words[i] = words[i] << _bits(wide, level) | digit
     return [_as_float(word, wide) for word in words], left
 
 
-def _before(tensors: Sequence[Surveyed], terms: Terms, values: list[float], left: list[int], needed: list[bool]):
-    """The cuts at these values that let the first `left` elements equal to them pass."""
-    cuts = [[Cut(value) for value in values] for _ in tensors]
-    if not any(needed):
-        return cuts
-    counts = yield Ties(terms, tuple(values))
+def _picked(terms: Terms, order: list[int]) -> Terms:
+    def picked(*tiles, **parameters):
+        found = list(terms(*tiles, **parameters))
+        return [found[i] for i in order]
+
+    return picked
+
+
+def by_segment(counts: Sequence[int]) -> Runs:
+    """Counts of one tensor's segments as runs."""
+    import numpy as np
+
+    from expo.ops import SEGMENT
+
+    return Runs(np.arange(len(counts)) * SEGMENT, np.array(counts))
+
+
+def _before(terms: Terms, values: list[float], left: list[int], needed: list[bool], equals: Sequence[Sequence[Runs]]):
+    """The cuts at these values that let the first `left` of their equals pass."""
+    cuts = [[Cut(value) for value in values] for _ in equals]
     asked = []
-    for i, need in enumerate(needed):
-        rest = left[i]
-        for t, row in enumerate(counts):
-            there = sum(row[i])
-            if not need:
-                continue
+    for i, rest in enumerate(left):
+        for t, row in enumerate(equals if needed[i] else ()):
+            there = int(row[i].counts.sum())
             if there <= rest:
                 cuts[t][i] = Cut(values[i], 1 << 62)
-                rest -= there
             elif rest > 0:
-                segment = 0
-                while row[i][segment] < rest:
-                    rest -= row[i][segment]
-                    segment += 1
-                asked.append((t, segment, i, values[i], rest - 1))
-                rest = 0
+                up_to = row[i].counts.cumsum()
+                run = int(up_to.searchsorted(rest))  # the first that reaches it
+                start = int(row[i].starts[run])
+                if row[i].exact:
+                    cuts[t][i] = Cut(values[i], start + 1)
+                else:
+                    asked.append((t, start, i, values[i], rest - 1 - int(up_to[run] - row[i].counts[run])))
+            rest = max(rest - there, 0)
     if asked:
         found = yield Place(terms, tuple(asked))
         for (t, _, i, value, _), index in zip(asked, found, strict=True):

@@ -31,9 +31,11 @@ def added(base: Tensor, deltas: Iterable[Tensor], factors: Sequence[float]) -> T
 
 
 def less(base: Tensor, back: Tensor) -> Tensor:
-    """base - back; where `back` is 0.0 or -0.0 the base keeps its bits, -0.0 too."""
+    """base - back, in the memory of `back`; where that is 0.0 or -0.0 the base keeps its bits, -0.0 too."""
+    import torch
+
     back += 0.0  # -0.0 becomes 0.0, and -0.0 - 0.0 is -0.0
-    return base - back
+    return torch.sub(base, back, out=back)
 
 
 def agreed(
@@ -78,12 +80,12 @@ def _elected(parts: list[Tensor], counted: list[float] | None) -> Tensor:
     for i, part in enumerate(parts):
         part.view(words).bitwise_xor_(elected)  # what agrees is positive now
         part.clamp_min_(0.0)
+        found = part if i == 0 else found.add_(part)
         if counted:
-            count = part.sign()
+            count = part.sign() if i == 0 else part.sign_()
             if counted[i] != 1:
                 count *= counted[i]
-            weights = count if weights is None else weights.add_(count)
-        found = part if found is None else found.add_(part)
+            weights = count if i == 0 else weights.add_(count)
     if counted:
         found /= _not_zero(weights, counted)
     found.view(words).bitwise_xor_(elected)

@@ -39,9 +39,7 @@ def _shares(tensors: Sequence[Surveyed]) -> list[tuple[float, int]]:
 
 
 @method(
-    nothing=lambda weight, density, lambda_, **_: (
-        not (lambda_ and any(w * d for w, d in zip(weight, density, strict=True)))
-    ),
+    nothing=is_nothing,
     ranges={"density": (0, 1)},
     survey=_survey,
     model_scope=lambda trim_scope, **_: trim_scope == "model",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from expo.methods.declare import Here, method
@@ -31,15 +32,16 @@ def tsv_m(base: Tensor, *models: Tensor, lambda_: float = 1.0, spectral: bool = 
     return by_matrix(base, models, here.shape, _merge, lambda_)
 
 
-def _merge(deltas: list[Tensor]) -> Tensor:
+def _merge(deltas: Iterator[Tensor], n: int) -> Tensor:
     """U S V^T of n deltas, (rows, columns)."""
     import torch
 
-    share = max(1, min(deltas[0].shape) // len(deltas))
-    us, ss, vs = [], [], []
-    while deltas:
-        u, s, vt = decomposed(deltas.pop(0))
-        us.append(u[:, :share].clone())
-        ss.append(s[:share])
-        vs.append(vt[:share].T.clone())
-    return (whitened(torch.cat(us, 1)) * torch.cat(ss)) @ whitened(torch.cat(vs, 1)).T
+    left, middle, right = [], [], []
+    for delta in deltas:
+        share = max(1, min(delta.shape) // n)
+        u, s, vt = decomposed(delta)
+        left.append(u[:, :share].clone())
+        middle.append(s[:share])
+        right.append(vt[:share].T.clone())
+        del delta, u, vt  # before the next ones come
+    return (whitened(left) * torch.cat(middle)) @ whitened(right).T

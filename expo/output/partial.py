@@ -4,6 +4,7 @@
     OUT.partial/lock       flock-ed by the process that works on it; holds its number
     OUT.partial/journal-N  finished segments
     OUT.partial/files/     what becomes OUT
+    OUT.partial/training/  a trainer's own checkpoints, to resume from
     OUT.partial/old        the OUT that is being replaced, where the file system cannot exchange two folders
 
 Every state that a kill can leave is told apart by what exists, and the same command goes on from it.
@@ -23,7 +24,7 @@ import xxhash
 
 from expo.errors import DiskFull, OutputError
 
-_OURS = re.compile(r"run\.json(\.new)?|lock|files|old|journal-\d+")
+_OURS = re.compile(r"run\.json(\.new)?|lock|files|old|training|journal-\d+")
 _BEFORE_A_RUN = {"lock", "run.json.new", "files"}  # what a kill can leave without a run.json
 _FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 _AT_FDCWD = -100

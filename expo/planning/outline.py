@@ -39,7 +39,7 @@ class Outline:
 
     shared: dict[str, Any]  # parameters that are the same for all of them
     runs: tuple[Run, ...]  # where the others take which values, in the order of the output
-    copied: tuple[str, ...]  # module groups that are copied
+    copied: tuple[str, ...]  # module groups that are copied, with the layers where it is not all of them
 
 
 def outline(plan: Plan) -> Outline:
@@ -55,8 +55,21 @@ def outline(plan: Plan) -> Outline:
         groups.setdefault(module_group(job.name), []).append(
             (place and place[1], {name: row[name] for name in varying})
         )
-    copied = dict.fromkeys(module_group(job.name) for job in plan.jobs if not job.method)
-    return Outline(shared, tuple(_drawn_together(groups)) if varying else (), tuple(copied))
+    return Outline(shared, tuple(_drawn_together(groups)) if varying else (), _copied(plan))
+
+
+def _copied(plan: Plan) -> tuple[str, ...]:
+    """What is copied: because of its type or a policy, or because its parameters leave it as it is."""
+    places: dict[str, list[int]] = {}
+    computed = {module_group(job.name) for job in plan.jobs if job.method}
+    for job in sorted((job for job in plan.jobs if not job.method), key=_order):
+        place = layer_of(job.name)
+        places.setdefault(module_group(job.name), []).extend([place[1]] if place else [])
+    alike: dict[str, list[str]] = {}
+    for name, layers in places.items():
+        some = f" of layers {', '.join(map(str, layers))}" if layers and name in computed else ""
+        alike.setdefault(some, []).append(name)
+    return tuple(joined(tuple(names)) + some for some, names in alike.items())
 
 
 def _order(job: Job) -> tuple:
@@ -84,24 +97,33 @@ def _drawn_together(groups: Mapping[str, list[tuple[int | None, dict[str, Any]]]
 
 
 def _cut(rows: list[tuple[int | None, dict[str, Any]]]) -> list[tuple]:
-    """(first row, last row) of each longest stretch in which every parameter keeps still or changes evenly."""
-    stretches = []
-    begin = 0
-    for end in range(1, len(rows) + 1):
-        if end == len(rows) or not _goes_on(rows[begin:end], rows[end]):
-            stretches.append((rows[begin], rows[end - 1]))
-            begin = end
-    return stretches
+    """(first row, last row) of each longest stretch in which every parameter keeps still, or changes evenly."""
+    stretches: list[list] = []
+    for row in rows:
+        if stretches and _follows(stretches[-1][-1], row) and stretches[-1][-1][1] == row[1]:
+            stretches[-1].append(row)
+        else:
+            stretches.append([row])
+    sloped: list[list] = []
+    for stretch in stretches:
+        if sloped and len(stretch) == 1 and _climbs(sloped[-1], stretch[0]):
+            sloped[-1].append(stretch[0])
+        else:
+            sloped.append(stretch)
+    return [(stretch[0], stretch[-1]) for stretch in sloped]
 
 
-def _goes_on(rows: list[tuple[int | None, dict[str, Any]]], row: tuple[int | None, dict[str, Any]]) -> bool:
-    layer, values = row
-    if layer is None or rows[-1][0] is None or layer != rows[-1][0] + 1:
+def _follows(one: tuple[int | None, dict[str, Any]], other: tuple[int | None, dict[str, Any]]) -> bool:
+    return None not in (one[0], other[0]) and other[0] == one[0] + 1
+
+
+def _climbs(stretch: list[tuple[int | None, dict[str, Any]]], row: tuple[int | None, dict[str, Any]]) -> bool:
+    """Whether a row goes on with a slope, or begins one with a single row."""
+    if not _follows(stretch[-1], row) or (len(stretch) > 1 and stretch[0][1] == stretch[1][1]):
         return False
-    if len(rows) == 1:
-        # Two points always lie on a line: only numbers may begin to change.
-        return all(_numbers(v) is not None or v == rows[0][1][name] for name, v in values.items())
-    return all(_even(rows[-2][1][name], rows[-1][1][name], value) for name, value in values.items())
+    if len(stretch) == 1:
+        return all(_numbers(v) is not None or v == stretch[0][1][name] for name, v in row[1].items())
+    return all(_even(stretch[-2][1][name], stretch[-1][1][name], value) for name, value in row[1].items())
 
 
 def _even(one: Any, other: Any, third: Any) -> bool:

@@ -36,11 +36,7 @@ def make_union(first: str, known: Mapping[str, Tokens], checkpoints: Mapping[str
     names = chosen(source.side_files)
     differing = [name for name, tokens in known.items() if name != first and tokens.rows != own.rows]
     for name in [first, *differing] if differing else []:
-        if known[name].file != "tokenizer.json":
-            raise UnionRefused(
-                f"tokenizer: union: {name} has {known[name].file} and no tokenizer.json, which a union is made of.",
-                f"{REMEDY} Or take one tokenizer: `tokenizer: {{source: base}}`.",
-            )
+        _check_file(name, known[name])
     rows = union_rows(own.rows, [known[name].rows for name in differing])
     added = _added(rows, [own, *(known[name] for name in differing)])
     new = {token for token in rows if token not in own.rows and token not in added}
@@ -67,6 +63,14 @@ def make_union(first: str, known: Mapping[str, Tokens], checkpoints: Mapping[str
         notes.append(f"tokenizer: {', '.join(dropped)} cannot take new pieces and is left out; tokenizer.json has all.")
         copied = [name for name in copied if name not in dropped]
     return Union(rows, TokenizerFiles(source.folder, tuple(copied), written), notes)
+
+
+def _check_file(name: str, tokens: Tokens) -> None:
+    if tokens.file != "tokenizer.json":
+        raise UnionRefused(
+            f"tokenizer: union: {name} has {tokens.file} and no tokenizer.json, which a union is made of.",
+            f"{REMEDY} Or take one tokenizer: `tokenizer: {{source: base}}`.",
+        )
 
 
 def _read_for(checkpoint: Checkpoint, new: Collection[str]) -> tuple[dict, Lent]:

@@ -80,8 +80,17 @@ def _wrong_count(recipe: "Recipe", method: Method, part: Slice) -> Iterator[Reci
     names = f" ({', '.join(given)})" if given else ""
     yield RecipeError(
         f"{method.name} merges {wanted} model{'' if wanted.endswith('1') else 's'}{beside}; "
-        f"the recipe gives {len(given)}{names}."
+        f"the recipe gives {len(given)}{names}.{_remedy(recipe, method, part, len(given))}"
     )
+
+
+def _remedy(recipe: "Recipe", method: Method, part: Slice, n_given: int) -> str:
+    """What to do about one model too many, where the base is none of them."""
+    base = part.base or recipe.base
+    apart = base is not None and base not in [source.model for source in part.sources]
+    if method.base == "required" and apart and n_given - 1 == method.models[1]:
+        return f" Its base_model, {base}, is none of these: name one of them."
+    return ""
 
 
 def with_defaults(recipe: "Recipe", method: Method) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from expo.errors import RecipeError, nearest
+from expo.errors import RecipeError, UnknownParameter, nearest
 from expo.recipe.yaml_text import Disputed, Node, Place, Problems, is_nothing, plain_value
 
 Where = tuple[str | int, ...]
@@ -20,7 +20,7 @@ class Entries:
     def place(self, problem: RecipeError) -> None:
         """Add a complaint of Recipe's at the place of the part that it is about."""
         where = problem.where
-        if where in self.doubtful:
+        if where in self.doubtful and not isinstance(problem, UnknownParameter):
             return
         while where not in self.places:
             where = where[:-1]

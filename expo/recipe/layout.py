@@ -138,17 +138,18 @@ class Layout:
                 self.entries.note(holder.keys[name], _IGNORED[name])
                 continue
             where = (*at, "parameters", name)
-            before = len(self.entries.problems.found)
-            self._keep_places(value, where)
+            found[name] = self._value(value, where)
             self.entries.places[where] = holder.keys[name]
-            found[name] = self.entries.value(value)
-            if len(self.entries.problems.found) > before:
-                self.entries.doubtful |= {place for place in self.entries.places if place[: len(where)] == where}
         return found
 
-    def _keep_places(self, node: Node, where: Where) -> None:
+    def _value(self, node: Node, where: Where) -> Any:
+        """Plain data; keeps the place of everything in it."""
         self.entries.places[where] = node.place
-        if isinstance(node.content, str):
-            return
-        for key, child in enumerate(node.content) if isinstance(node.content, list) else node.content.items():
-            self._keep_places(child, (*where, key))
+        if isinstance(node.content, list):
+            return [self._value(child, (*where, i)) for i, child in enumerate(node.content)]
+        if isinstance(node.content, dict):
+            return {key: self._value(child, (*where, key)) for key, child in node.content.items()}
+        value = self.entries.value(node)
+        if value is None and not is_nothing(node):
+            self.entries.doubtful.add(where)
+        return value

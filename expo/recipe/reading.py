@@ -12,7 +12,7 @@ from expo.recipe.entries import Entries
 from expo.recipe.inputs import Inputs
 from expo.recipe.recipe import Recipe
 from expo.recipe.schema import read_document
-from expo.recipe.sets import apply_sets
+from expo.recipe.sets import UNNAMED, apply_sets
 from expo.recipe.yaml_text import MAX_BYTES, Node, Place, Problems, is_nothing, read_documents
 
 _NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,99}")
@@ -113,7 +113,11 @@ class _Stages:
         if len(unnamed) > 1:
             text = "a second recipe without a name. Give each a `name:`, and use it as a model in the next; or split "
             self.problems.add(unnamed[1].place, text + "the file.")
-        names = [name or ("final" if "final" not in names else "result") for name in names]
+        if unnamed and UNNAMED in names:
+            self.problems.add(
+                self.places[UNNAMED], f"the stage without a name is called {UNNAMED}: name this one else."
+            )
+        names = [name or UNNAMED for name in names]
         found = []
         for node, name in zip(self.documents, names, strict=True):
             entries = Entries(self.problems, self.notes)

@@ -3,6 +3,8 @@
 from expo.errors import RecipeError, nearest
 from expo.recipe.yaml_text import Node, Place, is_nothing, read_documents
 
+UNNAMED = "final"  # what the stage without a name is called
+
 
 def apply_sets(documents: list[Node], sets: tuple[str, ...] | list[str]) -> None:
     """Change the documents as the texts say, in their order; raises RecipeError with the text that cannot be done.
@@ -28,16 +30,13 @@ def _document(documents: list[Node], path: str, steps: list[str], file: str) -> 
     """The document that a path leads into, and the steps inside of it."""
     if len(documents) == 1:
         return documents[0], steps
-    named = {_name(node): node for node in documents}
+    named = {_name(node) or UNNAMED: node for node in documents}
     # A stage's name may hold dots itself, so the longest that fits is taken.
-    for name in sorted(filter(None, named), key=len, reverse=True):
+    for name in sorted(named, key=len, reverse=True):
         if path.startswith(name + "."):
             return named[name], path[len(name) + 1 :].split(".")
-    if None in named and steps[0] in named[None].content:
-        return named[None], steps
-    stages = [name for name in named if name]
-    hint = nearest(steps[0], stages)
-    raise RecipeError(f"{file}: begin with the stage that it is for: {', '.join(stages)}.{hint}")
+    hint = nearest(steps[0], named)
+    raise RecipeError(f"{file}: begin with the stage that it is for: {', '.join(named)}.{hint}")
 
 
 def _name(node: Node) -> str | None:

@@ -176,7 +176,7 @@ class _Reader:
             around.key = None
 
     def _add_pair(self, mapping: Node, key: Node, value: Node) -> None:
-        if not isinstance(key.content, str) or (key.plain and plain_value(key.content) != key.content):
+        if not isinstance(key.content, str) or (key.plain and type(plain_value(key.content)) is not str):
             what = repr(key.content) if isinstance(key.content, str) else "a list or mapping"
             self.problems.add(key.place, f"{what} is no text, and keys are texts. Quote it.")
         elif key.plain and key.content == "<<":

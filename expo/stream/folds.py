@@ -4,7 +4,7 @@ A float goes into the lane of its element's index modulo 65,536, and the lanes t
 numbers. So neither tile size nor the number of workers changes a bit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from expo.methods.survey import DIGIT, SHIFTS, Histogram, Place, Sums, Ties
-from expo.ops import tree_sum
+from expo.methods.windows import Sample, Windows
+from expo.ops import SEGMENT, tree_sum
 from expo.stream.pieces import Piece
+from expo.stream.windows import SampleFold, WindowsFold
 
 LANES = 65_536
 _BINS = 1 << DIGIT
@@ -28,6 +30,7 @@ class Found:
     sums: dict[Piece, list[float]] = field(default_factory=dict)  # a value a term
     bins: dict[int, list[Bins]] = field(default_factory=dict)  # of a job, a histogram a term
     ties: dict[Piece, list[int]] = field(default_factory=dict)
+    windows: dict[Piece, list] = field(default_factory=dict)  # of samples too: a value a term
     places: dict[tuple[int, int, int], int] = field(default_factory=dict)  # (job, segment, term) -> index
     growing: tuple[int, list[np.ndarray]] | None = None  # (job, its histograms so far)
 
@@ -67,23 +70,23 @@ class SumFold:
 
     def __init__(self, request: Sums, tensor: int, segment: int):
         self.segment = segment
-        self.lanes: list[Tensor] | None = None
+        self.lanes: list[Tensor] = []
         self.finite = True
 
-    def add(self, terms: Sequence[Tensor], start: int) -> None:
-        """Take the terms of the elements from `start` on."""
-        if self.lanes is None:
-            self.lanes = [torch.zeros(LANES, dtype=term.dtype, device=term.device) for term in terms]
-        for lanes, term in zip(self.lanes, terms, strict=True):
-            at, done = start % LANES, 0
+    def add(self, terms: Iterable[Tensor], start: int) -> None:
+        """Take the terms of the elements from `start` on, each used before the next is worked out."""
+        for i, term in enumerate(terms):
+            if i == len(self.lanes):
+                self.lanes.append(torch.zeros(LANES, dtype=term.dtype, device=term.device))
+            lanes, at, done = self.lanes[i], start % LANES, 0
             while done < len(term):
                 n = min(len(term) - done, LANES - at)
-                lanes[at : at + n] += term[done : done + n]
+                lanes[at : at + n].add_(term[done : done + n])  # `lanes[...] +=` would copy the sum once more
                 at, done = 0, done + n
 
     def into(self, found: Found, index: int) -> None:
         """Keep the sums."""
-        sums = [float(tree_sum(lanes.to(torch.float64))) for lanes in self.lanes or ()]
+        sums = [float(tree_sum(lanes.to(torch.float64))) for lanes in self.lanes]
         self.finite = all(map(np.isfinite, sums))
         found.sums[index, self.segment] = sums
 
@@ -136,19 +139,25 @@ class TiesFold:
 
 
 class PlaceFold:
-    """Where the n-th element of one segment that equals a value lies."""
+    """Where the n-th element after a start that equals a value lies; of one segment."""
 
     def __init__(self, request: Place, tensor: int, segment: int):
         self.segment = segment
-        self.asked = {term: (value, n) for t, s, term, value, n in request.asked if (t, s) == (tensor, segment)}
+        mine = [ask[1:] for ask in request.asked if ask[0] == tensor and ask[1] // SEGMENT == segment]
+        self.asked = {term: (start, value, n) for start, term, value, n in mine}
         self.seen = dict.fromkeys(self.asked, 0)
         self.found: dict[int, int] = {}
         self.finite = True
 
+    def wants(self, start: int, n: int) -> bool:
+        """Whether these elements have to be looked at."""
+        return any(first < start + n for term, (first, _, _) in self.asked.items() if term not in self.found)
+
     def add(self, terms: Sequence[Tensor], start: int) -> None:
         """Look at the terms of the elements from `start` on, which must come in order."""
-        for i, (value, n) in self.asked.items():
+        for i, (first, value, n) in self.asked.items():
             at = (terms[i] == value).nonzero().flatten()
+            at = at[at >= first - start]
             if 0 <= n - self.seen[i] < len(at):
                 self.found[i] = start + int(at[n - self.seen[i]])
             self.seen[i] += len(at)
@@ -158,7 +167,14 @@ class PlaceFold:
         found.places |= {(index, self.segment, i): at for i, at in self.found.items()}
 
 
-FOLDS = {Sums: SumFold, Histogram: HistogramFold, Ties: TiesFold, Place: PlaceFold}
+FOLDS = {
+    Sums: SumFold,
+    Histogram: HistogramFold,
+    Ties: TiesFold,
+    Place: PlaceFold,
+    Sample: SampleFold,
+    Windows: WindowsFold,
+}
 
 
 def _words(term: Tensor, wide: int) -> Tensor:

@@ -5,13 +5,14 @@ tile size nor the number of workers changes a bit.
 """
 
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from expo.methods import Surveyed, find_method
-from expo.methods.survey import Histogram, Place, Request, Sums
-from expo.ops import elements_of, n_segments
+from expo.methods.survey import Histogram, Place, Request, Sums, Ties
+from expo.methods.windows import SAMPLE_TILE, Sample
+from expo.ops import SEGMENT, elements_of, n_segments
 from expo.planning.budget import wide_bytes
 from expo.planning.jobs import Job, Plan
 from expo.stream.checks import refuse_non_finite
@@ -115,27 +116,39 @@ class SurveyPass(Pieces):
         """Read one segment's tiles and add what they hold to what is asked."""
         job, group = self.plan.jobs[index], self.groups[index]
         known = getattr(group.request, "known", None)
-        self.read_ahead(lane, job, segment + self.ahead)
+        if not isinstance(group.request, Sample):
+            self.read_ahead(lane, job, segment + self.ahead)
         part = self.local.setdefault(id(lane), Found())
         fold = FOLDS[type(group.request)](group.request, group.jobs.index(index), segment)
         first, last = elements_of(segment, job.n_elements)
-        for start, n, tile in self._tiles(lane, job, segment):
+        wants = getattr(fold, "wants", None)
+        for start, n, tile in self._tiles(lane, index, segment, wants):
             low, high = max(start, first), min(start + n, last)
             tile.surveyed = known[group.jobs.index(index)] if known else None
             terms = tile.call_with(group.request.terms, start)
-            fold.add([term[low - start : high - start] for term in terms], low)
+            pieces = (term[low - start : high - start] for term in terms)
+            fold.add(pieces if isinstance(group.request, Sums) else list(pieces), low)
         fold.into(part, index)
         if not fold.finite and not self.settings.allow_non_finite:
-            for start, _, tile in self._tiles(lane, job, segment):
+            for start, _, tile in self._tiles(lane, index, segment):
                 refuse_non_finite(self.plan, job, zip(job.operands, tile.tiles, strict=True), start)
         self.progress(job.dtype.n_bytes(last - first))
 
-    def _tiles(self, lane: Lane, job: Job, segment: int) -> Iterator[tuple[int, int, ComputedTile]]:
-        """(start, length, the tile with its operands read) over one segment."""
-        for start, n in tiles_of(job, segment, self.settings.tile):
-            tile = lane.tile(job, n)
-            tile.load(start)
-            yield start, n, tile
+    def _tiles(
+        self, lane: Lane, index: int, segment: int, wants: Callable[[int, int], bool] | None = None
+    ) -> Iterator[tuple[int, int, ComputedTile]]:
+        """(start, length, the tile with its operands read) over one segment, or over what is wanted of it."""
+        job, group = self.plan.jobs[index], self.groups[index]
+        tiles = tiles_of(job, segment, self.settings.tile)
+        if isinstance(group.request, Sample) and job.reads == "tile":
+            first, last = elements_of(segment, job.n_elements)
+            starts = group.request.starts(group.jobs.index(index), first, last)
+            tiles = ((start, min(SAMPLE_TILE, last - start)) for start in starts)
+        for start, n in tiles:
+            if wants is None or wants(start, n):
+                tile = lane.tile(job, n)
+                tile.load(start)
+                yield start, n, tile
 
     def answer(self, group: Group) -> Any:
         """The answer to one group's request, from all parts."""
@@ -143,12 +156,12 @@ class SurveyPass(Pieces):
         request = group.request
         if isinstance(request, Place):
             found = {key: at for part in parts for key, at in part.places.items()}
-            return [found[group.jobs[t], segment, term] for t, segment, term, _, _ in request.asked]
+            return [found[group.jobs[t], start // SEGMENT, term] for t, start, term, _, _ in request.asked]
         if isinstance(request, Histogram):
             return [added([part.bins[i] for part in parts if i in part.bins]) for i in group.jobs]
         rows = {}
         for part in parts:
-            rows.update(part.sums if isinstance(request, Sums) else part.ties)
+            rows.update({Sums: part.sums, Ties: part.ties}.get(type(request), part.windows))
         columns = [self._columns(rows, i) for i in group.jobs]
         return [[math.fsum(c) for c in per_term] for per_term in columns] if isinstance(request, Sums) else columns
 
@@ -164,7 +177,7 @@ def _pieces(plan: Plan, groups: dict[int, Group]) -> list[Piece]:
     for index, group in groups.items():
         if isinstance(group.request, Place):
             t = group.jobs.index(index)
-            pieces |= {(index, asked[1]) for asked in group.request.asked if asked[0] == t}
+            pieces |= {(index, asked[1] // SEGMENT) for asked in group.request.asked if asked[0] == t}
         else:
             pieces |= {(index, segment) for segment in range(n_segments(plan.jobs[index].n_elements))}
     return sorted(pieces)

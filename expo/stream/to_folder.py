@@ -116,7 +116,9 @@ def _add_small_files(plan: Plan, sink: FolderSink, report: Report) -> None:
         n_bytes = sum(job.n_bytes for job in plan.jobs)
         sink.add_index(_index_name(donor), plan.weight_map, n_bytes)
     sources = [
-        CardInput(role, checkpoint.source.label, checkpoint.source.repo_id) for role, checkpoint in plan.inputs.items()
+        CardInput(name, part.label, part.repo_id)
+        for name, checkpoint in plan.inputs.items()
+        for part in (checkpoint.source, *checkpoint.source.adapters)
     ]
     sink.add_file(
         "README.md", card(method.name, method.formula, method.paper, recipe.record(), sources, report.effective())

@@ -1,13 +1,16 @@
 """BASE+ADAPTER: how it is spelled, what is refused by name, and that every misfit is listed before a tensor is read."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
 from adapters import matrix, read, write_adapter
 from pico import LLAMA, llama_tensors, write_checkpoint
 
-from expo.checkpoint import Shards, open_checkpoint
+from expo.checkpoint import Shards, hub, open_checkpoint
 from expo.checkpoint.adapters import split_adapters
 from expo.errors import (
     AdapterMismatch,
@@ -267,3 +270,61 @@ def test_a_config_of_the_defaults_is_pefts_own(base, tmp_path):
     adapter = write_adapter(tmp_path / "adapter", factors())
     (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))  # r 8, alpha 8
     assert open_checkpoint(f"{base}+{adapter}").tensors[f"{Q}.weight"].view.changes[0].scale == 1
+
+
+# --- on the Hub ------------------------------------------------------------------------------------------------------
+
+SHA = "0123456789abcdef0123456789abcdef01234567"
+
+
+def cached(home, repo_id: str):
+    """The snapshot's folder of a repository in a cache made by hand."""
+    repo = home / "hub" / f"models--{repo_id.replace('/', '--')}"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text(SHA)
+    return repo / "snapshots" / SHA
+
+
+def test_a_cached_adapter_of_a_cached_base_opens_offline(tmp_path):
+    write_checkpoint(cached(tmp_path, "org/base"), llama_tensors(), config=LLAMA)
+    write_adapter(cached(tmp_path, "me/adapter"), factors())
+    code = (
+        "import sys\n"
+        "from expo.checkpoint import open_checkpoint\n"
+        "for text in sys.argv[1:]:\n"
+        "    try:\n"
+        "        print(open_checkpoint(text).source.label)\n"
+        "    except Exception as error:\n"
+        "        print(type(error).__name__, str(error).replace(chr(10), ' '))\n"
+    )
+    texts = [f"org/base@{SHA}+me/adapter", "org/base+me/absent@v1"]
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *texts], env=environment, capture_output=True, text=True, check=True
+    )
+    first, second = done.stdout.splitlines()
+    assert first == f"org/base@{SHA}+me/adapter@{SHA}"
+    assert second.startswith("HubNotCached") and "hf download me/absent --revision v1" in second
+
+
+def test_only_an_adapters_own_files_are_downloaded(base, tmp_path, monkeypatch):
+    adapter = write_adapter(tmp_path / SHA, factors())
+    names = ["README.md", "adapter_config.json", "adapter_model.bin", "adapter_model.safetensors", "optimizer.pt",
+             "tokenizer.json", "checkpoint-10/adapter_model.safetensors"]  # fmt: skip
+    asked = []
+
+    def download(repo_id, revision, wanted):
+        asked.append((repo_id, revision, sorted(wanted)))
+        return adapter
+
+    monkeypatch.setattr(hub, "_listing", lambda repo_id, revision: (SHA, names))
+    monkeypatch.setattr(hub, "_download", download)
+    source = open_checkpoint(f"{base}+me/adapter@v2").source.adapters[0]
+    assert asked == [("me/adapter", "v2", ["adapter_config.json", "adapter_model.safetensors", "tokenizer.json"])]
+    assert (source.repo_id, source.revision, source.weights) == ("me/adapter", SHA, ("adapter_model.safetensors",))
+
+
+def test_a_repository_without_an_adapter_is_said_so(base, monkeypatch):
+    monkeypatch.setattr(hub, "_listing", lambda repo_id, revision: (SHA, ["config.json", "model.safetensors"]))
+    with pytest.raises(NotAnAdapter, match="me/model"):
+        open_checkpoint(f"{base}+me/model")

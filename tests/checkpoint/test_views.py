@@ -71,7 +71,7 @@ def test_a_view_is_its_formula_rounded_once(kind, places):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(cuts=st.lists(st.integers(0, 4 * ROWS * COLUMNS), max_size=6), order=st.randoms(use_true_random=False))
 def test_no_cut_of_what_is_read_changes_a_bit(kind, places, cuts, order):
     checkpoint = open_checkpoint(places[kind])
@@ -155,9 +155,9 @@ def test_a_convolution_is_changed_like_peft_does(tmp_path):
 
 
 def test_reading_takes_the_memory_of_a_block(tmp_path):
-    weight = torch.zeros(16384, 2048, dtype=torch.bfloat16)  # 128 MiB as the view gives it
+    weight = torch.zeros(8192, 2048, dtype=torch.bfloat16)  # 64 MiB as the view gives it
     base = matrix(tmp_path / "base", weight)
-    stored = {"m.lora_A.weight": torch.zeros(8, 2048), "m.lora_B.weight": torch.zeros(16384, 8)}
+    stored = {"m.lora_A.weight": torch.zeros(8, 2048), "m.lora_B.weight": torch.zeros(8192, 8)}
     adapter = write_adapter(tmp_path / "a", stored, r=8)
     code = (
         "import resource, sys, torch\n"
@@ -174,5 +174,5 @@ def test_reading_takes_the_memory_of_a_block(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code, f"{base}+{adapter}"], capture_output=True, text=True, check=True)
     grown, promised = map(int, done.stdout.split())
-    assert promised < 16 * 2**20
-    assert grown * 1024 < promised + 8 * 2**20  # the libraries' own first buffers
+    assert promised < 24 * 2**20
+    assert grown * 1024 < promised + 4 * 2**20

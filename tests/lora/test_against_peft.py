@@ -13,6 +13,7 @@ BOUND = 4 * 2.0**-24
 
 KINDS = {
     "all linear layers": (llama, SOME),
+    "a bfloat16 base": (lambda: llama(torch.bfloat16), SOME),
     "rank-stabilised": (llama, {**SOME, "use_rslora": True}),
     "rank and alpha by pattern": (
         llama,
@@ -50,7 +51,7 @@ def bases(tmp_path_factory):
     saved = {}
 
     def folder(model):
-        key = tuple(name for name, _ in model().named_parameters())
+        key = tuple((name, weight.dtype) for name, weight in model().named_parameters())
         if key not in saved:
             saved[key] = tmp_path_factory.mktemp("base")
             model().save_pretrained(saved[key])

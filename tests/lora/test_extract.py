@@ -5,8 +5,9 @@ import os
 
 import pytest
 import torch
-from adapters import gpt2, llama, merged, values_of
+from adapters import gpt2, llama, merged, save_adapter, values_of
 from engine import command, tree
+from pico import write_checkpoint
 from safetensors.torch import load_file
 
 from expo.errors import DataError, OutputError, PlanError, RecipeError
@@ -94,6 +95,20 @@ def test_weights_stored_as_in_out_come_back(tmp_path):
     for name, tensor in moved(gpt2(), names, rank=2).state_dict().items():
         assert torch.allclose(held[name], tensor.double(), atol=2e-6), name
         assert name not in view or torch.allclose(view[name], tensor.double(), atol=2e-6)
+
+
+def test_modules_are_named_as_peft_finds_them_where_the_files_lack_a_prefix(tmp_path):
+    names = ("c_attn.weight", "wpe")
+    places = []
+    for name, model in (("base", gpt2()), ("tuned", moved(gpt2(), names, rank=2))):
+        bare = {n.removeprefix("transformer."): t for n, t in model.state_dict().items() if n != "lm_head.weight"}
+        places.append(write_checkpoint(tmp_path / name, bare, config=model.config.to_dict()))
+    extract_adapter(*places, tmp_path / "out", rank=2, save_modules=True)
+    held, view = merged(gpt2, tmp_path / "out"), values_of(f"{places[0]}+{tmp_path / 'out'}")
+    for name, tensor in moved(gpt2(), names, rank=2).state_dict().items():
+        assert torch.allclose(held[name], tensor.double(), atol=2e-6), name
+        bare = name.removeprefix("transformer.")
+        assert bare not in view or torch.allclose(view[bare], tensor.double(), atol=2e-6), name
 
 
 def test_a_chosen_part_is_decomposed(pair, tmp_path):
@@ -188,3 +203,14 @@ def test_the_command_says_what_it_holds_and_verify_checks_it(pair, tmp_path, cap
         file.seek(-3, os.SEEK_END)
         file.write(b"\x11")
     assert command(capsys, "verify", out)[0] == 1
+
+
+def test_an_adapter_is_extracted_again_from_its_view(tmp_path):
+    base = saved(tmp_path / "base", llama(torch.bfloat16))
+    adapter = save_adapter(
+        tmp_path / "adapter", lambda: llama(torch.bfloat16), r=4, target_modules=["q_proj", "up_proj"]
+    )
+    found = extract_adapter(base, f"{base}+{adapter}", tmp_path / "out", rank=4)
+    assert len(found.tensors) == 4 and found.captured > 1 - 1e-9 and not found.warnings
+    one, other = (values_of(f"{base}+{folder}") for folder in (adapter, tmp_path / "out"))
+    assert all(torch.allclose(one[name], other[name], atol=1e-6) for name in one)

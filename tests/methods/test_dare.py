@@ -1,4 +1,4 @@
-"""dare_linear and dare_ties: counter masks, three ways to rescale. Authority: numpy on the masks, and the statistics."""
+"""dare_linear and dare_ties: counter masks, three ways to rescale. Authority: numpy on the masks, and statistics."""
 
 import math
 
@@ -128,7 +128,7 @@ def test_elements_that_do_not_move_keep_their_bits(tmp_path):
 
 def test_rescale_is_true_false_or_density(tmp_path):
     base, models = random_models(1)
-    with pytest.raises(RecipeError, match="rescale.*true or false or density"):
+    with pytest.raises(RecipeError, match=r"rescale.*true or false or density"):
         run(tmp_path, "dare_ties", models, base, (1.0,), (0.5,), rescale="densty")
     assert find_method("dare_ties").parameters["rescale"].default is True
     assert expo.plan(recipe_for(tmp_path, "dare_ties", models, base=base, each={"weight": (1.0,)}, rescale=False))

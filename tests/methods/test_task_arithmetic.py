@@ -97,8 +97,8 @@ def test_parameters_that_mean_nothing_are_a_copy_of_the_donor():
 
 
 def test_weights_that_sum_to_zero_cannot_be_normalized(tmp_path):
-    base, models = random_models(2)
-    with pytest.raises(PlanError, match="sum to zero.*normalize: false"):
+    _, models = random_models(2)
+    with pytest.raises(PlanError, match=r"sum to zero.*normalize: false"):
         merged(recipe_for(tmp_path, "linear", models, each={"weight": (1.0, -1.0)}))
     got = merged(recipe_for(tmp_path, "linear", models, each={"weight": (1.0, -1.0)}, normalize=False))
     assert torch.allclose(got["matrix"], models[0]["matrix"] - models[1]["matrix"])

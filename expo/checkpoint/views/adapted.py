@@ -63,7 +63,7 @@ class _Fitting:
             spec = self.tensors.get(self.new + name[len(self.old) :])
         if spec is None:
             tied = name.endswith("lm_head.weight") and self.base.config.get("tie_word_embeddings")
-            hint = " It is tied to the embedding, and stored only there." if tied else nearest(name, self.tensors)
+            hint = " It is tied to the embedding, and stored only there: merge with PEFT." if tied else nearest(name, self.tensors)
             self.problems.append(f"{shown(stored.name)}: the base has no {shown(name)}.{hint}")
         elif not spec.dtype.computed:
             self.problems.append(

@@ -17,6 +17,7 @@ Read = Callable[[memoryview, TensorSpec, int], None]
 
 MOST_ROWS = 128  # of a block
 _BLOCK = 2**18  # elements of a block, where its rows are so long that fewer of them fill it
+_LIBRARY = 8 * 2**20  # bytes that the matrix library keeps for itself, a thread
 _LEAST_RANK = 2  # a product of rank 1 is no sum that starts at +0, so it may be -0
 _COLUMNS = 1024  # of one matrix product: a panel of them stays in the cache
 
@@ -78,7 +79,7 @@ class AdaptedTensor:
         n_block = self.n_rows_at_once * self.n_columns
         n_factors = sum(change.rank * (self.n_columns + self.n_rows_at_once) for change in self.changes)
         wide_as_read = 8 + (self.dtype.bits + self.base.dtype.bits) // 8
-        return n_block * wide_as_read + 2 * MOST_ROWS * _COLUMNS * 8 + n_factors * 16
+        return n_block * wide_as_read + 2 * MOST_ROWS * _COLUMNS * 8 + n_factors * 16 + _LIBRARY
 
     def read_into(self, out: memoryview, start: int, read: Read, held: dict[str, Any]) -> None:
         """Fill `out` with bytes [start, start + len(out)) of the view, in `dtype`."""

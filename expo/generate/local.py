@@ -1,0 +1,137 @@
+"""A model of transformers with its tokenizer: what it is, what it can read, and its weights once needed."""
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from expo.checkpoint.source import resolve
+from expo.errors import ExpoError
+from expo.generate.prompts import Demo, Question, rendered
+
+_SAMPLE = 1 << 16  # bytes of a weight file that are hashed at its start, middle and end
+_PREFIX = 8  # tokens of the prompt that are decoded with an answer: some tokenizers drop the first space of a text
+
+
+class ModelError(ExpoError):
+    """transformers cannot load a model or its tokenizer."""
+
+
+class LocalModel:
+    """A tokenizer and a model that is loaded when first used; `label` names it, `fingerprint` knows it again."""
+
+    def __init__(self, tokenizer: Any, load: Callable[[], Any], config: Any, label: str, fingerprint: str):
+        self.tokenizer = tokenizer
+        self.config = config
+        self.label = label
+        self.fingerprint = fingerprint
+        self._load = load
+
+    @cached_property
+    def model(self) -> Any:
+        return self._load().eval()
+
+    @property
+    def context(self) -> int | None:
+        """Tokens that fit into the model's window, None where its config does not say."""
+        found = getattr(self.config.get_text_config(), "max_position_embeddings", None)
+        return found if isinstance(found, int) and found > 0 else None
+
+    @cached_property
+    def ends(self) -> set[int]:
+        """The tokens that end an answer."""
+        named = [getattr(self.model.generation_config, "eos_token_id", None), self.tokenizer.eos_token_id]
+        return {token for one in named if one is not None for token in (one if isinstance(one, list) else [one])}
+
+    def encode(self, question: Question, demos: Sequence[Demo]) -> list[int]:
+        """The tokens of a question's whole prompt."""
+        text, marks = rendered(question, demos, self.tokenizer)
+        tokens = self.tokenizer(text, add_special_tokens=marks)["input_ids"]
+        if not tokens:
+            raise ModelError(f"{question.where}: the tokenizer of {self.label} makes no token of this prompt.")
+        return list(tokens)
+
+    def text(self, prompt: Sequence[int], tokens: Sequence[int]) -> str:
+        """What `tokens` add to the prompt's text; marks like an end token have none."""
+        before = self._decode(prompt[-_PREFIX:])
+        whole = self._decode([*prompt[-_PREFIX:], *tokens])
+        return whole[len(before) :] if whole.startswith(before) else self._decode(tokens)
+
+    def _decode(self, tokens: Sequence[int]) -> str:
+        return self.tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def load_local(
+    model: Any, *, device: str = "auto", dtype: str | None = None, trust_remote_code: bool = False
+) -> LocalModel:
+    """The model in a folder or behind a Hub id; one that is loaded already is given back.
+
+    device: cpu, cuda, cuda:1, or auto. dtype: of its weights while it runs; by default float32 on the CPU, and the
+    checkpoint's own elsewhere. With float32 answers do not depend on how rows are batched; with 16 bits some do.
+    Raises a SourceError or ModelError.
+    """
+    import torch
+    import transformers
+
+    if isinstance(model, LocalModel):
+        return model
+    folder, label = _folder(model)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = dtype or ("float32" if torch.device(device).type == "cpu" else "auto")
+    if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise ModelError(f"{dtype!r} is no type of torch; use float32, bfloat16 or float16.")
+    code = {"trust_remote_code": trust_remote_code}
+
+    def load() -> Any:
+        loaded = _tried(label, transformers.AutoModelForCausalLM.from_pretrained, folder, dtype=dtype, **code)
+        return loaded.to(device)
+
+    tokenizer = _tried(label, transformers.AutoTokenizer.from_pretrained, folder, **code)
+    config = _tried(label, transformers.AutoConfig.from_pretrained, folder, **code)
+    return LocalModel(tokenizer, load, config, label, f"{_fingerprint(folder)} {dtype}")
+
+
+def wrap(model: Any, tokenizer: Any, label: str) -> LocalModel:
+    """A LocalModel of a live model and tokenizer; its fingerprint is taken from the first bytes of every parameter."""
+    import torch
+
+    digest = xxhash.xxh3_128()
+    for name, weight in model.named_parameters():
+        digest.update(name.encode())
+        digest.update(weight.detach().reshape(-1)[:1024].cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return LocalModel(tokenizer, lambda: model, model.config, label, digest.hexdigest())
+
+
+def _folder(model: str | Path) -> tuple[Path, str]:
+    """Where the checkpoint lies; an adapter's folder is left to transformers, which knows its base."""
+    path = Path(model).expanduser()
+    if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
+        return path, path.name
+    source = resolve(model)
+    return source.folder, source.label
+
+
+def _tried(label: str, load: Callable, folder: Path, **options: Any) -> Any:
+    try:
+        return load(folder, **options)
+    except (OSError, ValueError, TypeError, KeyError, ImportError, RuntimeError) as error:
+        raise ModelError(f"transformers cannot load {label}: {error}") from error
+
+
+def _fingerprint(folder: Path) -> str:
+    """A hash of what is cheap to read and differs between models: side files whole, weights in three places."""
+    digest = xxhash.xxh3_128()
+    for path in sorted(path for path in folder.iterdir() if path.is_file()):
+        if path.suffix in (".json", ".jinja", ".model", ".txt", ".py") and path.name != "expo.json":
+            digest.update(path.name.encode() + path.read_bytes())
+        elif path.suffix in (".safetensors", ".bin"):
+            size = path.stat().st_size
+            digest.update(f"{path.name} {size}".encode())
+            with open(path, "rb") as file:
+                for start in (0, size // 2, max(0, size - _SAMPLE)):
+                    file.seek(start)
+                    digest.update(file.read(_SAMPLE))
+    return digest.hexdigest()

@@ -1,0 +1,56 @@
+"""breadcrumbs: task vectors without their largest and their smallest elements, added to a base."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from expo.methods.declare import Each, Here, Surveyed, method
+from expo.methods.sparse import NOTHING, Sparse, is_nothing, keep_largest, rescaled, trimmed
+from expo.methods.task_vectors import added, shares
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def between(density: float, gamma: float, n: int) -> tuple[int, int]:
+    """(how many of n elements are kept, how many larger ones are dropped); where both are too many, fewer outliers."""
+    kept = int(density * n)
+    return kept, min(int(gamma * n), n - kept)
+
+
+def survey(tensors: Sequence[Surveyed]) -> Generator[Any, Any, list[Sparse]]:
+    """The cuts of one tensor, and what rescaling asks for."""
+    (tensor,) = tensors
+    given = tensor.parameters
+    counts = [between(*pair, tensor.n_elements) for pair in zip(given["density"], given["gamma"], strict=True)]
+    lower = [kept + outliers if kept else 0 for kept, outliers in counts]
+    upper = [outliers if kept else 0 for kept, outliers in counts]
+    ((lower_cuts, upper_cuts),) = yield from keep_largest(tensors, [lower, upper])
+    found = [Sparse(tuple(lower_cuts), tuple(upper_cuts) if any(cut != NOTHING for cut in upper_cuts) else ())]
+    return (yield from rescaled(tensors, trimmed, found)) if given["rescale"] else found
+
+
+@method(nothing=is_nothing, ranges={"density": (0, 1), "gamma": (0, 1)}, survey=survey, paper="arXiv:2312.06795")
+def breadcrumbs(
+    base: Tensor,
+    *models: Tensor,
+    weight: Each,
+    density: Each = 1.0,
+    gamma: Each = 0.01,
+    normalize: bool = False,
+    lambda_: float = 1.0,
+    rescale: bool = False,
+    int8_mask: bool = False,
+    here: Here,
+) -> Tensor:
+    """base + lambda * sum of w_i d_i; d_i is x_i - base without its largest and smallest elements.
+
+    The int(gamma n) elements of largest magnitude are dropped, the next int(density n) kept, the rest dropped; of equal
+    ones the first are the larger. normalize divides by the sum of w_i. Davari and Belilovsky, "Model Breadcrumbs".
+    Tiles are (n,), float32 or float64. int8_mask is accepted and has no effect.
+    """
+    factors = here.surveyed.factors or (1.0,) * len(models)
+    weights = shares(weight, normalize=normalize)
+    deltas = trimmed(base, *models, here=here)
+    return added(base, deltas, [lambda_ * w * r for w, r in zip(weights, factors, strict=True)])

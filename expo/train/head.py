@@ -1,0 +1,95 @@
+"""Log-probabilities of the taught tokens alone: the (batch, length, vocabulary) logits never exist as a whole.
+
+A model's forward is replaced on the instance, so that wrappers (DDP, FSDP, peft, autocast) still call it.
+Knows no loss.
+"""
+
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+IGNORED = -100
+PIECE = 1 << 25  # logits at a time: 128 MiB of them in float32
+_PROBE_TOLERANCE = 1e-3
+
+
+def teach_tokens(model: Any) -> None:
+    """Let `model(..., targets=ids)` return the log-probability of each target, 0 where it is -100.
+
+    targets: (batch, length), the ids themselves where they are taught.
+    The result is {"logps": (batch, length - 1)}: entry i belongs to the token i + 1. Other calls are as before.
+    Where the head does more than project (a soft cap, a scale), a probe notices, and whole logits are used.
+    """
+    model.forward = types.MethodType(_forward, model)
+    model.selective_head = _agrees(model)
+
+
+def _forward(self, *args: Any, targets: Tensor | None = None, **inputs: Any) -> Any:
+    whole = type(self).forward
+    if targets is None:
+        return whole(self, *args, **inputs)
+    inputs = {name: value for name, value in inputs.items() if value is not None} | {"use_cache": False}
+    taught = targets[:, 1:] != IGNORED  # (batch, length - 1)
+    wanted = targets[:, 1:][taught]  # (tokens,)
+    if self.selective_head:
+        hidden = self.base_model(*args, **inputs).last_hidden_state[:, :-1][taught]  # (tokens, width)
+        found = _in_pieces(self.get_output_embeddings(), hidden, wanted)
+    else:
+        found = _chosen(whole(self, *args, **inputs).logits[:, :-1][taught], wanted)
+    return {"logps": found.new_zeros(taught.shape).masked_scatter(taught, found)}
+
+
+def _in_pieces(head: Any, hidden: Tensor, wanted: Tensor) -> Tensor:
+    """log p of each wanted id; beyond one piece the logits are made again in the backward pass."""
+    n = max(1, PIECE // head.weight.shape[0])  # tokens at a time
+    if len(hidden) <= n:
+        return _projected(head, hidden, wanted)
+    pieces = zip(hidden.split(n), wanted.split(n), strict=True)
+    return torch.cat([checkpoint(_projected, head, *piece, use_reentrant=False) for piece in pieces])
+
+
+def _projected(head: Any, hidden: Tensor, wanted: Tensor) -> Tensor:
+    return _chosen(head(hidden), wanted)
+
+
+def _chosen(logits: Tensor, wanted: Tensor) -> Tensor:
+    """log softmax at the wanted ids, in float32."""
+    logits = logits.float()
+    return logits.gather(-1, wanted[:, None])[:, 0] - logits.logsumexp(-1)
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """No dropout for a while; every module is as it was afterwards."""
+    before = [(module, module.training) for module in model.modules()]
+    model.eval()
+    for module, _ in before:
+        # bitsandbytes packs a 4-bit layer for inference when it is evaluated on a CPU, and no gradient passes it then.
+        module.training = type(module).__name__ == "Linear4bit"
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
+
+
+@torch.no_grad()
+def _agrees(model: Any) -> bool:
+    """Whether hidden states and head alone give the log-probabilities of the model's own logits."""
+    head = model.get_output_embeddings()
+    if getattr(head, "weight", None) is None or getattr(model.config, "is_encoder_decoder", False):
+        return False
+    ids = torch.arange(1, 9, device=head.weight.device)[None] % model.config.get_text_config().vocab_size
+    found = []
+    try:
+        with evaluating(model):
+            for model.selective_head in (True, False):
+                found.append(model(input_ids=ids, targets=ids)["logps"])
+    except (AttributeError, TypeError):  # no base_model, or one that takes other inputs
+        return False
+    return torch.allclose(*found, atol=_PROBE_TOLERANCE, rtol=_PROBE_TOLERANCE)

@@ -1,0 +1,279 @@
+"""run.yaml: what a weak-to-strong run is asked to do. An unknown key is an error, with its line and the nearest name.
+
+Shipped run files are found by name (`gsm8k`), others by path. Paths in them are relative to the current directory.
+"""
+
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from expo.errors import ExpoError, nearest
+from expo.weak_to_strong.errors import RunFileError
+from expo.weak_to_strong.modes import Mode
+from expo.weak_to_strong.pairs import AGREE, DISAGREE, SEED
+
+_LARGEST = 1 << 20  # bytes of a run file
+Sets = tuple[Literal["weak", "icl", "hybrid"], ...]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+
+class Data(_Part):
+    """Files of {id, prompt, completion, gold}; the method itself reads the prompts of train_2 only."""
+
+    train_1: str | None = None  # teaches the weak models; not needed where all come taught
+    train_2: str
+    test: str
+    validation: str | None = None  # chooses alpha; never the test set
+
+
+class Embedded(_Part):
+    """The embedded running-sum task: it makes its own questions and base models."""
+
+    terms: int = Field(5, ge=2, le=7)
+    train: int = Field(2000, ge=10)  # questions of train_2, and half as many of each length in train_1
+    test: int = Field(2000, ge=10)
+    validation: int = Field(1000, ge=10)
+    shots: int = Field(1, ge=0, le=4)  # demonstrations that the strong base was pretrained with
+    pretraining: int = Field(500, ge=1)  # steps of the strong base
+
+
+class Weak(_Part):
+    """A weak model. sft: whether it is first taught train_1; otherwise it answers as it comes."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    model: str = ""
+    sft: bool = True
+
+
+class Answering(_Part):
+    """How a model is asked, apart from temperature and number of samples."""
+
+    max_tokens: int = Field(1024, ge=1)
+    stop: tuple[str, ...] = ()
+    batch_tokens: int | None = None
+    long_prompts: Literal["error", "skip", "cut"] = "error"
+
+
+class Drawing(_Part):
+    """How the strong model's samples for the vote are drawn."""
+
+    samples: int = Field(10, ge=2)
+    temperature: float = Field(1.0, gt=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+
+
+class Demos(_Part):
+    """Demonstrations for the strong model: of a file, or `shots` of the weak model's own answers, right or wrong."""
+
+    shots: int = Field(4, ge=0)
+    file: str | None = None
+
+
+class PairSettings(_Part):
+    """Thresholds and numbers of pair building."""
+
+    agree: float = Field(AGREE, ge=0, le=1)
+    disagree: float = Field(DISAGREE, ge=0, le=1)
+    most: int = Field(1, ge=1)
+    seed: int = SEED
+
+
+class Extrapolation(_Part):
+    """Past the preference-trained model: one alpha, or several of which validation questions choose."""
+
+    alphas: tuple[float, ...] = Field((0.3,), min_length=1)
+
+
+class Adapter(_Part):
+    """A released LoRA adapter to evaluate; of several, each is merged before the next is laid on."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    adapters: tuple[str, ...] = Field(min_length=1)
+
+
+class RunFile(_Part):
+    """All settings of one run."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    pipeline: Literal["reasoning", "evaluate"] = "reasoning"
+    mode: Mode = Mode.MENDED
+    seed: int = 0
+    data: Data | None = None
+    embedded: Embedded | None = None
+    extraction: str = "default"
+    equivalence: str = "numeric"
+    judge_seconds: float | None = Field(None, gt=0)
+    space: bool = True  # between prompt and completion in training, as tokenizers of words expect
+    weak: tuple[Weak, ...] = ()
+    strong: str = ""
+    adapters: tuple[Adapter, ...] = ()
+    weak_sft: Mapping[str, Any] = Field(default_factory=dict)
+    strong_sft: Mapping[str, Any] = Field(default_factory=dict)
+    ceiling: bool = True
+    sets: Sets = ("weak", "icl", "hybrid")
+    iterations: int = Field(1, ge=1)
+    demos: Demos = Demos()
+    answering: Answering = Answering()
+    drawing: Drawing = Drawing()
+    pairs: PairSettings = PairSettings()
+    preference: Mapping[Literal["dpo", "orpo"], Mapping[str, Any]] = Field(default_factory=dict)
+    extrapolate: Extrapolation | None = None
+    given: Mapping[str, str] = Field(default_factory=dict)  # stage -> answers (JSONL) or checkpoint made elsewhere
+    device: str = "auto"
+    threads: int | None = Field(None, ge=1)
+
+    @field_validator("weak", "adapters")
+    @classmethod
+    def _different(cls, found: Sequence) -> Sequence:
+        names = [one.name for one in found]
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            raise ValueError(f"the name {sorted(twice)[0]!r} is given twice")
+        return found
+
+    @model_validator(mode="after")
+    def _whole(self) -> "RunFile":
+        if (self.data is None) == (self.embedded is None):
+            raise ValueError("give either `data` or `embedded`")
+        if self.pipeline == "evaluate" and not self.adapters:
+            raise ValueError("an evaluation needs `adapters`")
+        if self.pipeline == "reasoning" and not self.weak:
+            raise ValueError("a reasoning run needs at least one model in `weak`")
+        if self.data and not self.strong:
+            raise ValueError("`strong` names no model")
+        if self.data and any(not one.model for one in self.weak):
+            raise ValueError("every weak model needs `model`, a folder or a Hub id")
+        if self.data and self.data.train_1 is None and any(one.sft for one in self.weak):
+            raise ValueError("`data.train_1` is needed to teach the weak models; or give each of them `sft: false`")
+        if "hybrid" not in self.sets or (self.iterations > 1 and len(set(self.sets)) < 3):
+            raise ValueError("`sets` needs hybrid, and all three where there is more than one iteration")
+        several = self.extrapolate and len(self.extrapolate.alphas) > 1
+        if several and self.data and self.data.validation is None:
+            raise ValueError("several alphas need `data.validation` to choose on, which is never the test set")
+        if self.extrapolate and not self.preference:
+            raise ValueError("`extrapolate` goes past a preference-trained model; there is no `preference`")
+        return self
+
+    @model_validator(mode="after")
+    def _trainers(self) -> "RunFile":
+        from expo.train import DpoSettings, SftSettings
+
+        SftSettings.of(self.weak_sft)
+        SftSettings.of(self.strong_sft)
+        for settings in self.preference.values():
+            if "loss" in settings:
+                raise ValueError("the loss of a preference is its name: `dpo` is sigmoid, `orpo` is orpo")
+            DpoSettings.of(settings)
+        return self
+
+
+def shipped() -> dict[str, Path]:
+    """Name -> run file, of those that come with expo."""
+    folder = files("expo.weak_to_strong") / "runs"
+    return {path.name.removesuffix(".yaml"): path for path in sorted(folder.iterdir()) if path.name.endswith(".yaml")}
+
+
+def load_run(source: str | Path, changes: Mapping[str, str] | None = None) -> RunFile:
+    """The run file at a path, or the shipped one of that name; `changes` are dotted keys with YAML values.
+
+    Raises RunFileError with file and line.
+    """
+    path = Path(source)
+    if not path.is_file():
+        known = shipped()
+        if str(source) not in known:
+            offer = nearest(str(source), known)
+            raise RunFileError(f"{source} is neither a file nor a shipped run.{offer} Shipped: {', '.join(known)}.")
+        path = known[str(source)]
+    lines: dict[tuple, int] = {}
+    found = _read(path, lines)
+    for key, text in (changes or {}).items():
+        _set(found, key, text)
+    try:
+        return RunFile.model_validate(found)
+    except ValidationError as error:
+        problems = [_told(problem, path, lines) for problem in error.errors()]
+        raise RunFileError("\n".join(dict.fromkeys(problems))) from error
+    except ExpoError as error:
+        raise RunFileError(f"{path}: {error}") from error
+
+
+def _read(path: Path, lines: dict[tuple, int]) -> dict:
+    try:
+        text = path.read_bytes()
+        if len(text) > _LARGEST:
+            raise RunFileError(f"{path}: a run file has at most 1 MiB, this one {len(text):,} bytes.")
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            if getattr(event, "anchor", None):
+                line = event.start_mark.line + 1
+                raise RunFileError(f"{path}:{line}: anchors and aliases are not read. Write the value out.")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if not isinstance(node, yaml.MappingNode):
+            raise RunFileError(f"{path}: a mapping of settings is expected.")
+        _walk(node, (), lines, path)
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, OSError) as error:
+        raise RunFileError(f"{path}: not YAML that can be read: {error}") from error
+
+
+def _walk(node: yaml.Node, at: tuple, lines: dict[tuple, int], path: Path) -> None:
+    lines[at] = node.start_mark.line + 1
+    if isinstance(node, yaml.SequenceNode):
+        for number, item in enumerate(node.value):
+            _walk(item, (*at, number), lines, path)
+    elif isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode) or key.value in seen:
+                raise RunFileError(f"{path}:{line}: the key {key.value!r} is given twice, or is no word.")
+            seen.add(key.value)
+            _walk(value, (*at, key.value), lines, path)
+            lines[*at, key.value] = line
+
+
+def _set(found: dict, key: str, text: str) -> None:
+    *parents, last = key.split(".")
+    for name in parents:
+        child = found.setdefault(name, {})
+        if isinstance(child, list) and name == "weak":
+            raise RunFileError(f"--set {key}: `weak` is a list; copy the run file and change it there.")
+        if not isinstance(child, dict):
+            raise RunFileError(f"--set {key}: {name!r} holds no settings of its own.")
+        found = child
+    try:
+        found[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RunFileError(f"--set {key}: {text!r} is no YAML value.") from error
+
+
+def _told(problem: Mapping[str, Any], path: Path, lines: Mapping[tuple, int]) -> str:
+    at = tuple(part for part in problem["loc"] if not (isinstance(part, str) and part.startswith("function")))
+    line = next((lines[at[:n]] for n in range(len(at), 0, -1) if at[:n] in lines), None)
+    where = f"{path}:{line}" if line else str(path)
+    name = ".".join(map(str, at))
+    if problem["type"] == "extra_forbidden":
+        known = _known(at[:-1])
+        return f"{where}: {name!r} is no setting.{nearest(str(at[-1]), known)} Known here: {', '.join(known)}."
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{where}: {f'{name}: ' if name else ''}{message}."
+
+
+def _known(at: Sequence) -> list[str]:
+    """The settings that exist at a place of the file."""
+    model: Any = RunFile
+    for part in at:
+        if isinstance(part, int):
+            continue
+        kinds = [model.model_fields[part].annotation]
+        while kinds and not (isinstance(kinds[0], type) and issubclass(kinds[0], BaseModel)):
+            kinds = [*getattr(kinds[0], "__args__", ()), *kinds[1:]]
+        model = kinds[0]
+    return list(model.model_fields)

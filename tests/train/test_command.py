@@ -1,0 +1,85 @@
+"""`expo train`: results on stdout, progress on stderr, errors as one message, and what to run next."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from engine import command
+from taught import preferences, questions, weights, write_rows
+
+
+def test_dpo_names_the_extrapolation_that_follows(start, tmp_path, capsys):
+    data = write_rows(tmp_path / "pairs.jsonl", preferences(8))
+    options = ["--model", start, "--data", data, "-o", tmp_path / "dpo", "--max-steps", 2, "--lr", "1e-3"]
+    code, out, err = command(capsys, "train", "dpo", *options, "--reference-cache", tmp_path / "r", "--loss", "ipo")
+    assert code == 0, err
+    after = f"expo extrapolate --sft {start} --dpo {tmp_path / 'dpo'} --alpha 0.3 -o {tmp_path / 'dpo-expo'}"
+    assert out.splitlines()[-1] == f"next: {after}"
+    assert "wrote" in out and "tokens/s" in out
+    assert "step 1 of 2" in err and "step 1" not in out
+    code, out, err = command(capsys, *after.split()[1:])
+    assert code == 0, err
+    assert weights(tmp_path / "dpo-expo").keys() == weights(start).keys()
+
+
+def test_json_is_one_object_and_quiet_says_nothing(start, tmp_path, capsys):
+    data = write_rows(tmp_path / "d.jsonl", questions(8))
+    options = ["--model", start, "--data", data, "--max-steps", 1, "--lora-rank", 2, "--lora-targets", "q_proj,v_proj"]
+    code, out, err = command(capsys, "train", "sft", *options, "-o", tmp_path / "a", "--json", "--quiet")
+    assert code == 0 and err == ""
+    told = json.loads(out)
+    assert told["steps"] == 1 and told["settings"]["lora"]["targets"] == ["q_proj", "v_proj"]
+    code, out, err = command(capsys, "train", "sft", *options, "-o", tmp_path / "b", "--quiet")
+    assert (code, out, err) == (0, "", "")
+
+
+def test_classify_takes_names_of_classes(start, tmp_path, capsys):
+    rows = [{"text": row["prompt"], "label": "yes"} for row in questions(8)]
+    data = write_rows(tmp_path / "d.jsonl", rows)
+    options = ["--model", start, "--data", data, "-o", tmp_path / "out", "--max-steps", 1]
+    code, out, err = command(capsys, "train", "classify", *options)
+    assert code == 1 and "only one class" in err and out == ""
+    code, out, err = command(capsys, "train", "classify", *options, "--labels", "no, yes")
+    assert code == 0, err
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["id2label"] == {"0": "no", "1": "yes"}
+
+
+def test_a_dry_run_states_steps_and_what_is_left_out(start, tmp_path, capsys):
+    rows = [*questions(8), {"prompt": "1=", "completion": ""}, {"prompt": "1" * 70, "completion": "1"}]
+    data = write_rows(tmp_path / "d.jsonl", rows)
+    options = ["--model", start, "--data", data, "-o", tmp_path / "out", "--batch-size", 4, "--dry-run"]
+    code, out, err = command(capsys, "train", "sft", *options)
+    assert code == 1 and f"{data}:9: completion is empty" in err
+    code, out, err = command(capsys, "train", "sft", *options, "--bad-rows", "drop")
+    assert code == 1 and f"{data}:10: the prompt alone has 70 tokens; at most 64 fit" in err
+    code, out, err = command(capsys, "train", "sft", *options, "--bad-rows", "drop", "--too-long", "drop")
+    assert code == 0, err
+    assert "2 steps" in out and "8 rows" in out and "left out: 1 (empty)" in out
+    assert "left out: 1 (prompt too long)" in out and "warning: " in err
+    assert [path.name for path in tmp_path.iterdir()] == ["d.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "what"),
+    [
+        (["--model", "nowhere"], 1, "nowhere"),
+        (["--data", "nowhere.jsonl"], 1, "nowhere.jsonl does not exist"),
+        (["--lr", "0"], 1, "learning_rate: 0.0 is out of range"),
+        (["--label-smoothing", "0.1", "--loss", "ipo"], 1, "label_smoothing belongs to --loss sigmoid"),
+        (["--loss", "hinge"], 2, "'hinge' is not one of"),
+        (["--epochs", "many"], 2, "'many' is not a valid float"),
+    ],
+)
+def test_wrong_options_are_one_message(options, code, what, start, tmp_path, capsys):
+    data = write_rows(tmp_path / "pairs.jsonl", preferences(4))
+    usual = ["--model", start, "--data", data, "-o", tmp_path / "out"]
+    found, out, err = command(capsys, "train", "dpo", *usual, *options)
+    assert found == code and what in err and out == "" and "Traceback" not in err
+    assert not (tmp_path / "out").exists() and not (tmp_path / "out.partial").exists()
+
+
+def test_its_settings_import_no_torch():
+    code = "import sys, expo.train, expo.train.settings, expo.cli.train, expo.train.rows; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -1,0 +1,41 @@
+"""Two processes under torchrun compute what one computes with two batches a step."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from taught import EXACT, distance, logs, preferences, questions
+
+from expo.train import train_dpo, train_sft
+
+SETTINGS = {"max_steps": 3, "batch_size": 2, "learning_rate": 1e-3, "optimizer": "sgd", **EXACT}
+SCRIPT = """
+import json, sys
+import torch
+torch.set_num_threads(1)
+from expo.train import train_dpo, train_sft
+start, home, told = sys.argv[1], sys.argv[2], json.load(open(sys.argv[3]))
+train_sft(start, told["sft"], home + "/sft", **told["settings"])
+train_dpo(start, told["dpo"], home + "/dpo", reference_cache=home + "/r", **told["settings"])
+"""
+
+
+def test_two_processes_are_two_batches_a_step(start, tmp_path):
+    rows = [{**row, "weights": (i % 3) / 2} for i, row in enumerate(questions(8))]
+    pairs = preferences(8)
+    (tmp_path / "run.py").write_text(SCRIPT)
+    (tmp_path / "told.json").write_text(json.dumps({"sft": rows, "dpo": pairs, "settings": SETTINGS}))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launch, str(tmp_path / "run.py"), str(start), str(tmp_path), str(tmp_path / "told.json")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    train_sft(start, rows, tmp_path / "one-sft", accumulation=2, **SETTINGS)
+    train_dpo(start, pairs, tmp_path / "one-dpo", accumulation=2, reference_cache=str(tmp_path / "r2"), **SETTINGS)
+    for kind in ("sft", "dpo"):
+        assert distance(tmp_path / kind, tmp_path / f"one-{kind}") < 1e-6
+        for two, one in zip(logs(tmp_path / kind), logs(tmp_path / f"one-{kind}"), strict=True):
+            assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
+            assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
+        told = json.loads((tmp_path / kind / "runs" / "train.json").read_text())
+        assert told["tokens"] == json.loads((tmp_path / f"one-{kind}" / "runs" / "train.json").read_text())["tokens"]

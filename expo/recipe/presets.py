@@ -23,7 +23,7 @@ def lines(method: Method, preset: dict[str, Any], given: Setting = None) -> dict
     if scale is None:
         able = ", ".join(name for name, other in METHODS.items() if _scale_of(other))
         raise RecipeError(
-            f"lines scales what a method adds to a base, but {method.name} has no parameter for it. These have: {able}. "
+            f"lines scales what is added to a base, but {method.name} has no parameter for it; these do: {able}. "
             "Or scale its result in a second stage: task_arithmetic with lines."
         )
     for key in preset:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from expo.errors import CopyMismatch
 from expo.ops import torch_dtype
+from expo.planning.budget import TILE
 from expo.planning.jobs import Job, Plan
 from expo.stream.checks import refuse_non_finite
 from expo.stream.tile import ComputedTile, wide_dtype
@@ -59,7 +60,8 @@ class Lane:
     def _buffer(self, held: dict[str, Tensor], slot: str, n_bytes: int, device: torch.device | str) -> Tensor:
         if slot not in held or len(held[slot]) < n_bytes:
             # Room for a whole tile of the widest type at once: pages that are never touched cost nothing.
-            held[slot] = torch.empty(max(n_bytes, self.settings.tile * _WIDEST), dtype=torch.uint8, device=device)
+            room = max(n_bytes, min(self.settings.tile, TILE) * _WIDEST)
+            held[slot] = torch.empty(room, dtype=torch.uint8, device=device)
         return held[slot][:n_bytes]
 
     def compute(self, job: Job, start: int, n: int) -> tuple[memoryview, tuple[float, float, float]]:

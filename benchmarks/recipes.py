@@ -30,7 +30,9 @@ def recipes(work: Path) -> dict[str, dict]:
     """Name -> the recipe that both programs read, on the set that make_checkpoints.py wrote."""
     base, first, second = (str(work / name) for name in (BASE, FIRST, SECOND))
 
-    def recipe(method: str, *own: dict, models: tuple[str, ...] = (first, second), based: bool = True, **shared) -> dict:
+    def recipe(
+        method: str, *own: dict, models: tuple[str, ...] = (first, second), based: bool = True, **shared
+    ) -> dict:
         own = own or ({},) * len(models)
         entries = [{"model": model, "parameters": given} for model, given in zip(models, own, strict=True)]
         found = {"merge_method": method, "models": entries, "parameters": shared, "dtype": "bfloat16"}
@@ -71,12 +73,25 @@ def contenders(args: argparse.Namespace, folder: Path) -> Iterator[list[Contende
             continue
         config = folder / f"{name}.yaml"
         config.write_text(json.dumps(recipe))  # JSON is YAML
-        named = [entry["model"] for entry in recipe["models"]] + [recipe.get("base_model", recipe["models"][0]["model"])]
+        named = [entry["model"] for entry in recipe["models"]] + [
+            recipe.get("base_model", recipe["models"][0]["model"])
+        ]
         reads = tuple(path for model in dict.fromkeys(named) for path in sorted(Path(model).glob("*.safetensors")))
-        ours = (sys.executable, "-m", "expo", "merge", str(config), "-o", "OUTPUT", "--threads", str(args.threads), "--json")
+        ours = (
+            sys.executable,
+            "-m",
+            "expo",
+            "merge",
+            str(config),
+            "-o",
+            "OUTPUT",
+            "--threads",
+            str(args.threads),
+            "--json",
+        )
         group = [Contender(f"expo_{name}", ours, reads)]
         if name == "passthrough":
-            group.append(Contender("cp", ("cp", "-r", named[0], "OUTPUT"), reads))
+            group.append(Contender("cp", ("cp", "-r", recipe["models"][0]["model"], "OUTPUT"), reads))
         if args.mergekit and name != "passthrough":
             theirs = (str(args.mergekit / "bin" / "mergekit-yaml"), str(config), "OUTPUT")
             group.append(Contender(f"mergekit_{name}", theirs, reads))
@@ -130,7 +145,11 @@ def describe(args: argparse.Namespace, out: Path) -> dict:
     """What the figures depend on: the machine, the versions, the inputs, where the outputs went."""
     installed = versions(PACKAGES)
     if args.mergekit:
-        ask = [str(args.mergekit / "bin" / "python"), "-c", "import importlib.metadata as m; print(m.version('mergekit'))"]
+        ask = [
+            str(args.mergekit / "bin" / "python"),
+            "-c",
+            "import importlib.metadata as m; print(m.version('mergekit'))",
+        ]
         installed["mergekit"] = run_child(ask, args.threads).stdout.strip()
     files = sorted((args.work / BASE).glob("*.safetensors"))
     inputs = {"n_bytes_of_one": sum(file.stat().st_size for file in files), "n_shards": len(files)}

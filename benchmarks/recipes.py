@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bars import Bar, Results, judge_all, print_table
-from measure import MIB, ChildFailed, filesystem, machine, memory_mib, run_child, versions, warm
+from measure import MIB, ChildFailed, filesystem, keep, machine, memory_mib, run_child, versions, warm
 
-HERE = Path(__file__).resolve().parent
 PACKAGES = ("expo", "torch", "safetensors")
 TIMES = {"linear": 3.5, "model_stock": 4, "slerp": 6, "dare_ties": 10, "ties": 15}  # faster than mergekit, as promised
 RARE = ("task_arithmetic", "nuslerp", "breadcrumbs", "della", "sce", "multislerp", "karcher")  # measured when asked for
@@ -182,14 +181,6 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def save(line: dict) -> None:
-    """Put the result beside what else was measured about recipes on that day."""
-    path = HERE / "results" / f"recipes-{line['date']}.json"
-    path.parent.mkdir(exist_ok=True)
-    held = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps(held | {line["benchmark"]: line}, indent=2) + "\n")
-
-
 def main() -> None:
     args = parse()
     args.work = args.work.resolve()
@@ -209,7 +200,7 @@ def main() -> None:
     line = {"benchmark": "recipes", "date": datetime.date.today().isoformat(), **around, **figures}
     print(json.dumps(line))
     if args.save:
-        save(line)
+        keep("recipes", line)
     sys.exit(1 if results.failed else 0)
 
 

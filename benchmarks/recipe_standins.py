@@ -1,4 +1,4 @@
-"""Runs every recipe of a folder on small stand-ins for its models and says what came out: a checkpoint, or which error.
+"""Runs every recipe of a folder on small stand-ins for its models and says what came out: a checkpoint or an error.
 
 Stand-ins are Llamas of a few kilobytes with as many layers as the recipe cuts, and tokenizers where it asks for one.
 Recipes name their models m0, m1, ...; a recipe that makes neither a checkpoint nor one clear error is a failure. Prints

@@ -13,11 +13,12 @@ if TYPE_CHECKING:
     from numpy import ndarray
 
 SAMPLE_TILE = 512  # elements that are read together: few, because neighbours are alike
-_TILES = (64, 1024)  # fewest and most tiles of a sample; between them one in 256
+_TILES = (64, 8192)  # fewest and most tiles of a sample; between them one in 128
 _SPREAD = 5  # standard deviations on each side
 _OFTEN = 0.005  # share of the sample from which a value is counted instead of kept
 _MOST_ATOMS = 8
-INNER = 1 << 18  # most elements of one segment that a window keeps
+_INSIDE = 1 << 23  # most elements that windows may be expected to keep, 8 bytes each
+_FEWEST = 1 << 18  # elements of one segment that may always be kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +62,14 @@ class Window:
 class Windows:
     """What lies in a window of each term. Answer: [tensor][term] -> for each segment
 
-    (how many lie above, how many equal each atom, the other values in the window and their indices, or None twice if
-    they are too many). How many equal an atom is said run by run of elements: (n, 2) of its start and the count.
+    (how many lie above, how many equal each atom, the other values in the window and their places in the segment, or
+    None twice if they are too many). How many equal an atom is said run by run: (n, 2) of a run's start and the count.
     """
 
     terms: Callable[..., Any]
     windows: tuple[Window, ...]
     wide: int  # bytes of the floats that are compared
+    most: int  # elements of one segment that a window keeps
 
 
 def in_windows(
@@ -76,14 +78,19 @@ def in_windows(
     """(k-th largest of each term, its rank among its equals, [tensor][term] -> where these are), or None."""
     import numpy as np
 
+    from expo.ops import SEGMENT
+
     size = sum(tensor.n_elements for tensor in tensors)
-    n_tiles = min(max(size // SAMPLE_TILE // 256, _TILES[0]), _TILES[1])
+    n_tiles = min(max(size // SAMPLE_TILE // 128, _TILES[0]), _TILES[1])
     sampled = yield Sample(terms, len(ks), max(1, size // SAMPLE_TILE // n_tiles))
     joined = [np.concatenate([part for tensor in sampled for part in tensor[i]]) for i in range(len(ks))]
     if not all(len(sample) for sample in joined):
         return None
-    windows = tuple(_window(sample, k / size) for sample, k in zip(joined, ks, strict=True))
-    found = yield Windows(terms, windows, max(tensor.wide for tensor in tensors))
+    windows, shares = zip(*(_window(sample, k / size) for sample, k in zip(joined, ks, strict=True)), strict=True)
+    if sum(shares) * size > _INSIDE:
+        return None
+    most = max(_FEWEST, int(4 * max(shares) * SEGMENT))
+    found = yield Windows(terms, windows, max(tensor.wide for tensor in tensors), most)
     picked = [_pick([row[i] for row in found], windows[i], k) for i, k in enumerate(ks)]
     if None in picked:
         return None
@@ -91,8 +98,8 @@ def in_windows(
     return values, left, [[_equals(row[i], windows[i], value) for i, value in enumerate(values)] for row in found]
 
 
-def _window(sample: "ndarray", share: float) -> Window:
-    """Where the value with this share of elements above it should lie, by a sample of tiles."""
+def _window(sample: "ndarray", share: float) -> tuple[Window, float]:
+    """Where the value with this share of elements above it should lie, by a sample; and what share lies inside."""
     import numpy as np
 
     n, falling = len(sample), np.sort(sample)[::-1]
@@ -104,7 +111,8 @@ def _window(sample: "ndarray", share: float) -> Window:
     values, counts = np.unique(falling[max(first, 0) : last + 1], return_counts=True)
     often = values[np.argsort(-counts, kind="stable")][:_MOST_ATOMS]
     atoms = [float(v) for v in often if np.count_nonzero(sample == v) > _OFTEN * n]
-    return Window(low, high, tuple(sorted(atoms, reverse=True)))
+    inside = (falling >= low) & (falling <= high) & ~np.isin(falling, atoms)
+    return Window(low, high, tuple(sorted(atoms, reverse=True))), np.count_nonzero(inside) / n
 
 
 def _spread(sample: "ndarray", value: float) -> float:
@@ -146,8 +154,10 @@ def _equals(segments: Sequence[tuple], window: Window, value: float) -> Runs:
     """Where the elements lie that equal a value in the window."""
     import numpy as np
 
+    from expo.ops import SEGMENT
+
     if value in window.atoms:
         rows = np.concatenate([atoms[window.atoms.index(value)] for _, atoms, _, _ in segments])
         return Runs(rows[:, 0], rows[:, 1])
-    places = np.concatenate([indices[inner == value] for _, _, inner, indices in segments])
+    places = np.concatenate([i * SEGMENT + held[inner == value] for i, (_, _, inner, held) in enumerate(segments)])
     return Runs(places, np.ones(len(places), np.int64), exact=True)

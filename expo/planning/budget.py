@@ -9,6 +9,7 @@ from expo.planning.jobs import Job, Plan
 
 INTERPRETER = 240 * 2**20  # bytes: Python with torch, pydantic and rich, measured on Linux
 TILE = 65_536  # elements a worker holds of each input at a time
+WINDOWS = 64 * 2**20  # bytes of a batch of tensors that a survey may keep to find exact thresholds
 SURVEY = 2**20  # bytes for each term of a survey: a histogram or lanes, and what is added to them
 
 
@@ -40,7 +41,8 @@ def scratch_bytes(job: Job, tile: int = TILE) -> int:
 def peak_memory(plan: Plan, threads: int, tile: int = TILE) -> int:
     """Bytes of memory a run needs, whatever the size of the checkpoints."""
     headers = 2048 * sum(len(checkpoint.tensors) for checkpoint in plan.inputs.values())
-    return INTERPRETER + headers + threads * max((scratch_bytes(job, tile) for job in plan.jobs), default=0)
+    surveyed = WINDOWS if any(job.method and find_method(job.method).survey for job in plan.jobs) else 0
+    return INTERPRETER + headers + surveyed + threads * max((scratch_bytes(job, tile) for job in plan.jobs), default=0)
 
 
 def free_memory() -> int | None:

@@ -90,6 +90,11 @@ def _parameters(recipe: Recipe, found: Resolution) -> dict[str, dict[str, Any]]:
         parameters[match.name], problem = parameters_of(recipe, method, match.target)
         if problem:
             wrong.setdefault(problem, match.name)
+    together = {
+        len(m.operands) for m in found.matches if parameters.get(m.name) and method.model_scope(**parameters[m.name])
+    }
+    if len(together) > 1:
+        found.problems.append(f"{method.name} ranks all tensors as one, so every slice must have as many models.")
     found.problems += [f"{name}: {problem}" if name not in problem else problem for problem, name in wrong.items()]
     return parameters
 

@@ -19,11 +19,12 @@ def lines(method: Method, preset: dict[str, Any], given: Setting = None) -> dict
     Raises RecipeError for other keys or values, and for a method that has no such parameter. Wang et al., "LiNeS",
     arXiv:2410.17146, equation 2.
     """
-    scale = _scale_of(method)
+    scale = scale_of(method)
     if scale is None:
-        able = ", ".join(name for name, other in METHODS.items() if _scale_of(other))
+        able = ", ".join(name for name, other in METHODS.items() if scale_of(other))
         raise RecipeError(
-            f"lines scales what a method adds to a base, but {method.name} has no parameter for it. These have: {able}. "
+            f"lines scales what a method adds to a base, but {method.name} has no parameter for it. "
+            f"These have: {able}. "
             "Or scale its result in a second stage: task_arithmetic with lines."
         )
     for key in preset:
@@ -37,7 +38,8 @@ def lines(method: Method, preset: dict[str, Any], given: Setting = None) -> dict
     return {scale.name: [{"filter": _AFTER_LAYERS, "value": last}, {"value": [first, last]}]}
 
 
-def _scale_of(method: Method) -> Parameter | None:
+def scale_of(method: Method) -> Parameter | None:
+    """The parameter that scales all that a method adds to its base; None where it has none."""
     return method.parameters.get(_SCALES.get(method.name, "lambda"))
 
 

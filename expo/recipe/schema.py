@@ -5,6 +5,7 @@ that its complaints get file, line and column too.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 from expo.errors import RecipeError, WrongRecipe, nearest
 from expo.methods import find_method
@@ -12,12 +13,13 @@ from expo.recipe.entries import Entries
 from expo.recipe.inputs import Inputs
 from expo.recipe.layout import LAYOUTS, Layout
 from expo.recipe.parts import Module, Slice, Source
+from expo.recipe.presets import lines, scale_of
 from expo.recipe.recipe import Recipe
 from expo.recipe.settings import FORM, POLICIES, form, policies
 from expo.recipe.tokenizer_entry import TOKENS, tokens
 from expo.recipe.yaml_text import Node, is_nothing
 
-KEYS = ("name", "merge_method", "base_model", *LAYOUTS, "parameters", *TOKENS, *FORM, "policy")
+KEYS = ("name", "merge_method", "base_model", *LAYOUTS, "parameters", "lines", *TOKENS, *FORM, "policy")
 _AVERAGES = ("average", "avg", "mean", "soup", "model_soup", "lerp")
 
 
@@ -37,6 +39,8 @@ def read_document(node: Node, entries: Entries, inputs: Inputs) -> Recipe | None
     method = _method(node, top, entries)
     if method is None or not modules or (base is None and not is_nothing(top.get("base_model"))):
         return None
+    if not is_nothing(top.get("lines")):
+        parameters |= _lines(top["lines"], method, parameters, entries)
     models = _ordered(inputs, base, modules)
     plain = modules == (Module((Slice(tuple(Source(name) for name in models)),)),)
     return _built(method, models, parameters, base, () if plain else modules, fields, entries)
@@ -51,6 +55,18 @@ def _built(method, models, parameters, base, modules, fields, entries: Entries) 
         return None
     _note_unused(recipe, entries)
     return recipe
+
+
+def _lines(node: Node, method: str, parameters: dict[str, Any], entries: Entries) -> dict[str, Any]:
+    """The preset `lines` as the parameter that it stands for."""
+    known = find_method(method)
+    scale = scale_of(known)
+    preset = {key: entries.value(value) for key, value in entries.mapping(node, "lines").items()}
+    try:
+        return lines(known, preset, parameters.get(scale.name) if scale else None)
+    except RecipeError as error:
+        entries.wrong(node, str(error))
+        return {}
 
 
 def _ordered(inputs: Inputs, base: str | None, modules: tuple[Module, ...]) -> dict[str, str]:

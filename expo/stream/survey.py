@@ -22,6 +22,8 @@ from expo.stream.pieces import Piece, Pieces, Progress, tiles_of
 from expo.stream.tile import ComputedTile
 from expo.stream.workers import can_fork, run_forked
 
+BATCH = 1 << 29  # elements of the tensors that are surveyed at a time
+
 
 @dataclass
 class Group:
@@ -49,6 +51,32 @@ def survey(
     NaN or infinities.
     """
     groups = _groups(plan, jobs)
+    for batch in _batches(plan, groups):
+        _survey(plan, settings, workers, batch, progress)
+    if groups and (phase := getattr(progress, "phase", None)):
+        phase("", sum(job.n_bytes for job in plan.jobs))
+    return {
+        plan.jobs[i].name: value for group in groups for i, value in zip(group.jobs, group.found or (), strict=True)
+    }
+
+
+def _batches(plan: Plan, groups: list[Group]) -> Iterator[list[Group]]:
+    """Groups in order, so many at a time that what is kept of them does not grow with the model."""
+    batch: list[Group] = []
+    room = BATCH
+    for group in groups:
+        n_elements = sum(plan.jobs[i].n_elements for i in group.jobs)
+        if batch and n_elements > room:
+            yield batch
+            batch, room = [], BATCH
+        batch.append(group)
+        room -= n_elements
+    if batch:
+        yield batch
+
+
+def _survey(plan: Plan, settings: Settings, workers: int, groups: list[Group], progress: Progress | None) -> None:
+    """Pass after pass, until no group asks any more."""
     for group in groups:
         group.step(None)
     while asking := [group for group in groups if group.request is not None]:
@@ -61,11 +89,6 @@ def survey(
             work.run(workers)
         for group in asking:
             group.step(work.answer(group))
-    if groups and (phase := getattr(progress, "phase", None)):
-        phase("", sum(job.n_bytes for job in plan.jobs))
-    return {
-        plan.jobs[i].name: value for group in groups for i, value in zip(group.jobs, group.found or (), strict=True)
-    }
 
 
 def _groups(plan: Plan, wanted: set[int] | None) -> list[Group]:

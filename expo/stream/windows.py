@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from expo.methods.windows import INNER, Sample, Window, Windows
+from expo.methods.windows import Sample, Window, Windows
+from expo.ops import SEGMENT
 
-_NO_VALUES, _NO_PLACES = np.empty(0, np.float32), np.empty(0, np.int64)
+_NO_VALUES, _NO_PLACES = np.empty(0, np.float32), np.empty(0, np.int32)
 
 
 class SampleFold:
@@ -34,7 +35,7 @@ class WindowsFold:
     """How many values lie above each window, and those inside with their places."""
 
     def __init__(self, request: Windows, tensor: int, segment: int):
-        self.segment, self.windows = segment, request.windows
+        self.segment, self.windows, self.most = segment, request.windows, request.most
         self.dtype = torch.float64 if request.wide == 8 else torch.float32
         self.above = [0 for _ in self.windows]
         self.atoms = [[[] for _ in window.atoms] for window in self.windows]  # rows of (start, count)
@@ -59,12 +60,12 @@ class WindowsFold:
             rows.append((start, int(count(equal))))
             inside ^= equal
         held = self.inner[i]
-        if held is not None and int(count(inside)) + sum(map(len, held)) > INNER:
+        if held is not None and int(count(inside)) + sum(map(len, held)) > self.most:
             held = self.inner[i] = None
         if held is not None:
             places = np.flatnonzero(inside) if count is np.count_nonzero else inside.nonzero().flatten()
             held.append(_on_host(values[places]))
-            self.places[i].append(_on_host(places) + start)
+            self.places[i].append((_on_host(places) + start % SEGMENT).astype(np.int32))
 
     def into(self, found: Any, index: int) -> None:
         """Keep the counts, and what lies inside."""

@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""ram and ramplus_tl: changed alone is added, changed by several is averaged. Authority: float64 numpy, the hand."""
-=======
 """ram and ramplus_tl: changed alone is added, by several averaged. Authority: float64 numpy, and the hand."""
->>>>>>> methods
 
 import numpy as np
 import pytest

@@ -7,6 +7,7 @@ from pico import LLAMA, llama_tensors, nudged
 
 from expo.errors import RecipeError
 from expo.methods import find_method
+from expo.recipe import read_recipe
 from expo.recipe.presets import lines
 
 
@@ -42,3 +43,11 @@ def test_without_a_number_of_its_own_the_default_is_scaled():
 def test_what_cannot_be_is_one_clear_error(method, preset, given, words):
     with pytest.raises(RecipeError, match=words):
         lines(find_method(method), preset, given)
+
+
+def test_a_recipe_says_lines_at_its_top_and_a_wrong_one_has_its_place():
+    text = "merge_method: task_arithmetic\nbase_model: b\nmodels: [{model: a, parameters: {weight: 1}}]\n"
+    recipe = read_recipe(text + "lines: {alpha: 0.5, beta: 0.25}\n").only
+    assert recipe.parameters["lambda"] == lines(find_method("task_arithmetic"), {"alpha": 0.5, "beta": 0.25})["lambda"]
+    with pytest.raises(RecipeError, match=r":4:\d+: .*'alpah'.*alpha"):
+        read_recipe(text + "lines: {alpah: 0.5, beta: 0.25}\n")

@@ -7,8 +7,8 @@ from merging import recipe_for
 
 import expo
 from expo.methods import survey as asking
+from expo.methods import windows
 from expo.methods.windows import Window, _pick, _window
-from expo.stream import windows as folds
 from expo.stream.loop import settings_for
 from expo.stream.survey import survey
 
@@ -22,6 +22,8 @@ def deltas(kind):
         return (x * 3).round() / 8
     if kind == "sorted":  # neighbours alike: a sample of tiles is a bad sample
         return x.abs().sort().values
+    if kind == "unlike its start":
+        x[:60_000] *= 1e-3
     if kind == "one value":
         return torch.where(x > 0.5, 0.25, 0.0)
     if kind == "rows":
@@ -55,17 +57,32 @@ def counted(monkeypatch):
 @pytest.mark.parametrize("kind", ["normal", "steps", "sorted", "one value", "rows"])
 def test_the_cuts_are_those_of_counting_everything(tmp_path, monkeypatch, counted, kind, scope):
     found = cuts(tmp_path / "a", kind, scope=scope)
-    assert bool(counted) == (kind == "sorted")
+    assert not counted
     assert cuts(tmp_path / "b", kind, scope=scope, threads=3, tile=9_999) == found
     monkeypatch.setattr(asking, "in_windows", lambda *_: iter(()))  # finds nothing
     counted.clear()
     assert cuts(tmp_path / "c", kind, scope=scope) == found and counted
 
 
-def test_too_much_in_a_window_is_counted_instead(tmp_path, monkeypatch, counted):
+def test_a_sample_that_misleads_costs_time_and_changes_nothing(tmp_path, monkeypatch, counted):
+    usual = cuts(tmp_path / "a", "unlike its start")
+    assert not counted
+    monkeypatch.setattr(
+        windows.Sample, "starts", lambda self, tensor, first, last: range(first, min(last, 50_000), 512)
+    )
+    assert cuts(tmp_path / "b", "unlike its start") == usual and counted
+
+
+@pytest.mark.parametrize("foreseen", [True, False])
+def test_too_much_in_a_window_is_counted_instead(tmp_path, monkeypatch, counted, foreseen):
     usual = cuts(tmp_path / "a", "normal")
-    monkeypatch.setattr(folds, "INNER", 1000)
-    assert not counted and cuts(tmp_path / "b", "normal") == usual and counted
+    assert not counted
+    if foreseen:
+        monkeypatch.setattr(windows, "_INSIDE", 1000)
+    else:
+        monkeypatch.setattr(windows, "_FEWEST", 1000)
+        monkeypatch.setattr(windows, "_window", lambda sample, share: (_window(sample, share)[0], 0.0))
+    assert cuts(tmp_path / "b", "normal") == usual and counted
 
 
 @pytest.mark.parametrize("density", [(1e-6, 1 - 1e-6), (0.001, 0.999), (0.0, 1.0)])
@@ -81,9 +98,10 @@ def test_the_ends_of_the_order_lie_in_windows_too(tmp_path, counted, density):
 def test_a_window_lies_around_the_asked_share_with_what_is_often_as_atoms():
     sample = np.concatenate([np.arange(10_000) / 10_000, np.full(2000, 0.5)]).astype(np.float32)
     np.random.default_rng(0).shuffle(sample)
-    window = _window(sample, 0.5)
-    assert window.atoms == (0.5,) and 0.4 < window.low <= 0.5 <= window.high < 0.6
-    assert _window(sample, 1 / 12_000).high == float("inf") and _window(sample, 1.0).low < 0
+    window, inside = _window(sample, 0.5)
+    assert window.atoms == (0.5,) and 0.4 < window.low <= 0.5 <= window.high < 0.6 and inside < 0.05
+    assert 0.02 < _window(sample, 0.2)[1] < 0.1
+    assert _window(sample, 1 / 12_000)[0].high == float("inf") and _window(sample, 1.0)[0].low < 0
 
 
 def test_a_pick_is_the_kth_of_atoms_and_others_together():

@@ -5,7 +5,7 @@ Knows the names of contenders and metrics; measures nothing.
 
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from measure import spread
@@ -83,9 +83,9 @@ BARS = [
 ]
 
 
-def judge_all(results: Results) -> list[dict]:
+def judge_all(results: Results, bars: Sequence[Bar] = tuple(BARS)) -> list[dict]:
     """A verdict for every bar that the run has figures for."""
-    return [verdict for bar in BARS if (verdict := bar.judge(results)) is not None]
+    return [verdict for bar in bars if (verdict := bar.judge(results)) is not None]
 
 
 def print_table(results: Results, verdicts: list[dict], file=sys.stderr) -> None:

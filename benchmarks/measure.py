@@ -127,3 +127,11 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[package] = "not installed"
     return found
+
+
+def keep(area: str, line: dict) -> None:
+    """Put a benchmark's line beside what else was measured in its area on that day: results/AREA-DATE.json."""
+    path = Path(__file__).resolve().parent / "results" / f"{area}-{line['date']}.json"
+    path.parent.mkdir(exist_ok=True)
+    held = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(held | {line["benchmark"]: line}, indent=2) + "\n")

@@ -59,7 +59,8 @@ def test_every_registered_method_has_a_case(name):
 @pytest.mark.parametrize("dtype", FORMS, ids=FORMS.get)
 @each_case
 def test_it_is_the_formula_in_float64_rounded_once(tmp_path, case, dtype):
-    tensors = case.draw(dtype)
+    shapes = {**SMALL, "matrix": (100, 300)} if dtype is not BF16 and case.shapes is SHAPES else case.shapes
+    tensors = case.draw(dtype, shapes)
     got, want = flat(merged(case.recipe(tmp_path, tensors))), flat(case.exact(tensors))
     assert np.isfinite(want).all()
     wrong, far_off = off(got, want, FORMS[dtype])
@@ -67,7 +68,7 @@ def test_it_is_the_formula_in_float64_rounded_once(tmp_path, case, dtype):
     if case.method in STRICT:
         start = flat(tensors[0])
         small = np.abs(want - start) <= 0.1 * np.abs(start)
-        assert small.sum() > 10_000
+        assert small.sum() > 5_000
         assert wrong[small].mean() <= (1e-3 if dtype is F16 else 1e-4)
         assert (wrong & ~small).sum() <= max(1, 1e-3 * (~small).sum())
 
@@ -98,15 +99,12 @@ def test_neither_tiles_nor_threads_change_a_bit(tmp_path, name):
 def test_no_hash_seed_changes_a_bit():
     support = Path(__file__).parent.parent / "support"
     path = os.pathsep.join([str(support), str(support.parent.parent), os.environ.get("PYTHONPATH", "")])
-    mine = None
-    for seed in ("0", "4242"):
-        environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-        run = [sys.executable, str(support / "every_method.py")]
-        printed = subprocess.run(run, capture_output=True, text=True, env=environment, check=True).stdout
-        mine = mine or printed
-        assert json.loads(printed) == json.loads(mine)
-    assert json.loads(mine) == digests()
-    assert len(set(json.loads(mine).values())) == len(CASES)  # no two cases are the same merge
+    seed = "1" if os.environ.get("PYTHONHASHSEED") == "0" else "0"  # this process has another one
+    environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    run = [sys.executable, str(support / "every_method.py")]
+    theirs = json.loads(subprocess.run(run, capture_output=True, text=True, env=environment, check=True).stdout)
+    assert theirs == digests()
+    assert len(set(theirs.values())) == len(CASES)  # no two cases are the same merge
 
 
 @each_case
@@ -124,7 +122,7 @@ def test_the_order_of_the_models_is_the_recipes(tmp_path, case):
 
 # --- masks ------------------------------------------------------------------------------------------------------------
 
-RANDOM = {"dare_linear": {}, "dare_ties": {}, "della": {"epsilon": 0.1}, "della_linear": {"epsilon": 0.1}}
+RANDOM = {"dare_linear": {}, "dare_ties": {}, "della": {"epsilon": 0.0}, "della_linear": {"epsilon": 0.0}}
 N = 400 * 500
 
 
@@ -139,11 +137,6 @@ def kept_by(
     each = {"weight": weight, **{key: (value,) * len(weight) for key, value in (each | {"density": density}).items()}}
     case = Case(method, each, {"rescale": False, "normalize": False}, len(weight))
     recipe = case.recipe(folder, [base, *[model] * len(weight)])
-    return (merged(recipe)["w"] != 0).numpy().reshape(-1) if seed == SEED else kept_with(recipe, seed)
-
-
-def kept_with(recipe, seed: int) -> np.ndarray:
-    """The same under another seed."""
     return (merged(replace(recipe, seed=seed))["w"] != 0).numpy().reshape(-1)
 
 

@@ -112,6 +112,27 @@ def peer(recipe: Path, out: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+def drawn(case: Case, base: np.ndarray, *models: np.ndarray) -> np.ndarray:
+    """Where a magnitude equals the one at which a method cuts: the peer's sort takes any of those, expo the first."""
+    n, deltas, own = base.size, [x - base for x in models], case.each
+    cuts: list[tuple[np.ndarray, int]] = []
+    if case.method == "ties":
+        cuts = [(np.abs(d), max(int(p * n), 1)) for d, p in zip(deltas, own["density"], strict=True)]
+    elif "gamma" in own:
+        for delta, p, gamma in zip(deltas, own["density"], own["gamma"], strict=True):
+            top = min(int(gamma * n), n - int(p * n))
+            cuts += [(np.abs(delta), top), (np.abs(delta), top + int(p * n))]
+    elif "select_topk" in case.options:
+        variance = np.var(deltas, axis=0)
+        cuts = [(variance, int(case.options["select_topk"] * np.count_nonzero(variance)))]
+    found = np.zeros(n, bool)
+    for size, rank in cuts:
+        ordered = np.sort(size)[::-1]
+        if 0 < rank < n and np.isclose(ordered[rank - 1], ordered[rank], rtol=1e-6, atol=0):
+            found |= np.isclose(size, ordered[rank], rtol=1e-6, atol=0)
+    return found
+
+
 @pytest.mark.parametrize("kind", SETS)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_both_write_the_same_checkpoint(tmp_path, capsys, record_property, case, kind):
@@ -124,13 +145,18 @@ def test_both_write_the_same_checkpoint(tmp_path, capsys, record_property, case,
     peer(recipe, tmp_path / "theirs")
     mine, theirs = read_stored(tmp_path / "mine"), read_stored(tmp_path / "theirs")
     assert mine.keys() == theirs.keys()
-    far, steps = {}, []
+    inputs = [read_stored(folder) for folder in (base, *models)]
+    far, steps, n_drawn = {}, [], 0
     for name, stored in mine.items():
         assert stored[:2] == theirs[name][:2], name
         a, b = values(stored), values(theirs[name])
-        steps.append(np.abs(a - b) / step(np.maximum(np.abs(a), np.abs(b)), "BF16"))
-        if (steps[-1] > 1).any():
-            far[name] = int((steps[-1] > 1).sum())
+        chance = drawn(case, *(values(each[name]) for each in inputs))
+        apart = np.abs(a - b) / step(np.maximum(np.abs(a), np.abs(b)), "BF16")
+        steps.append(apart[~chance])
+        n_drawn += int(chance.sum())
+        far[name] = int((steps[-1] > 1).sum())
     steps = np.concatenate(steps)
     record_property("equal", float((steps == 0).mean()))
-    assert (steps > 1).mean() <= 1e-3, far
+    record_property("drawn", n_drawn)
+    assert n_drawn <= 0.1 * (steps.size + n_drawn)
+    assert (steps > 1).mean() <= 1e-3, {name: n for name, n in far.items() if n}

@@ -68,11 +68,13 @@ class Case:
         return [{name: tensor.to(dtype) for name, tensor in tensors.items()} for tensors in found]
 
     def exact(self, tensors: list[dict[str, torch.Tensor]]) -> dict[str, np.ndarray]:
-        """What the formula makes of them in float64, by tensor name."""
+        """What the formula makes of them in float64, by tensor name; of a model ranked as one, as one."""
         parameters = self.each | {{"lambda": "scale"}.get(key, key): value for key, value in self.options.items()}
         wide = [{name: tensor.double().numpy() for name, tensor in model.items()} for model in tensors]
+        if parameters.pop("trim_scope", "tensor") == "model":
+            wide = [{"all": np.concatenate([model[n].reshape(-1) for n in sorted(model)])} for model in wide]
         found = {}
-        for name in tensors[0]:
+        for name in wide[0]:
             arrays = [model[name] for model in wide]
             base, models = (arrays[0], arrays[1:]) if self.base else (None, arrays)
             found[name] = np.asarray(FORMULAS[self.method](base, models, draws_for(name), **parameters))
@@ -103,6 +105,7 @@ ALL = [
     Case("ties", W3 | {"density": (0.2, 0.5, 1.0)}, {}, 3),
     Case("ties", {"weight": (1.0, -0.5), "density": (0.3, 0.7)}, {"lambda": 1.5, "normalize": False}),
     Case("ties", W2 | {"density": (0.3, 0.7)}, {"rescale": True}),
+    Case("ties", W2 | {"density": (0.1, 0.4)}, {"trim_scope": "model"}),
     Case("dare_linear", W2 | {"density": (0.3, 0.7)}, {"rescale": "density"}),
     Case("dare_linear", W2 | {"density": (0.5, 1.0)}, {"normalize": True, "lambda": 1.1}),
     Case("dare_ties", W3 | {"density": (0.53, 0.5, 0.08)}, {}, 3),
@@ -113,6 +116,7 @@ ALL = [
     Case("della", W2 | {"density": (0.6, 0.5), "epsilon": (0.1, 0.35)}, {}),
     Case("della", W3 | {"density": (0.6, 0.5, 1.0), "epsilon": (0.1, 0.2, 0.0)}, {"rescale": False}, 3),
     Case("della_linear", W2 | {"density": (0.8, 0.7), "epsilon": (0.1, 0.25)}),
+    Case("della_linear", W2 | {"density": (0.3, 0.5), "epsilon": (0.2, 0.1)}, {"rescale": "density", "lambda": 0.9}),
     Case("slerp", {}, {"t": 0.3}, 1),
     Case("slerp", {}, {"t": 0.7}, 1, relative=(0.02,)),
     Case("nuslerp", W2, {}, base=False),

@@ -166,8 +166,8 @@ def keep_probability(delta: Array, density: float, epsilon: float) -> Array:
     """arXiv:2406.11617, MagPrune: from density - epsilon for a row's smallest to density + epsilon for its largest."""
     rows = np.abs(delta).reshape(-1, delta.shape[-1]) if delta.ndim > 1 else np.abs(delta).reshape(1, -1)
     rank = np.argsort(np.argsort(rows, axis=1, kind="stable"), axis=1, kind="stable")
-    share = rank / max(rows.shape[1] - 1, 1)
-    return (density - epsilon + 2 * epsilon * share).reshape(delta.shape)
+    share = rank / (rows.shape[1] - 1) if rows.shape[1] > 1 else np.full(rows.shape, 0.5)
+    return np.rint((density - epsilon + 2 * epsilon * share).reshape(delta.shape) * 65536) / 65536  # as the draws
 
 
 def della(
@@ -178,10 +178,14 @@ def della(
     """arXiv:2406.11617: drop by magnitude, elect, fuse."""
     density, epsilon = density or [1.0] * len(models), epsilon or [0.15] * len(models)
     full = [x - base for x in models]
-    kept = [
-        d if p >= 1 else np.where(draws(i, d.shape) < keep_probability(d, p, e), d, 0)
-        for i, (d, p, e) in enumerate(zip(full, density, epsilon, strict=True))
+    chance = [
+        keep_probability(d, p, e) if 0 < p < 1 else np.full(d.shape, p)
+        for d, p, e in zip(full, density, epsilon, strict=True)
     ]
+    kept = [np.where(draws(i, d.shape) < p, d, 0) for i, (d, p) in enumerate(zip(full, chance, strict=True))]
+    if rescale == "density":
+        kept = [np.divide(d, p, out=np.zeros_like(d), where=p > 0) for d, p in zip(kept, chance, strict=True)]
+        rescale = False
     return merge(base, rescaled(full, kept, rescale, density), weight, normalize, scale)
 
 

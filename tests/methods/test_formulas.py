@@ -26,6 +26,7 @@ FORMS = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
 STRICT = {"extrapolate", "linear", "task_arithmetic", "ties", "dare_linear", "dare_ties", "passthrough", "nearswap"}
 BF16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
 MIXED = [(BF16, F16, F32), (BF16, F32, BF16), (F32, BF16, F16)]  # of the base, of the others, of the output
+RANDOM = {"dare_linear": {}, "dare_ties": {}, "della": {"epsilon": 0.0}, "della_linear": {"epsilon": 0.0}}
 FIRST = {case.method: case for case in reversed(CASES)}
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 
@@ -107,11 +108,11 @@ def test_no_hash_seed_changes_a_bit():
     assert len(set(theirs.values())) == len(CASES)  # no two cases are the same merge
 
 
-@each_case
-def test_the_order_of_the_models_is_the_recipes(tmp_path, case):
-    """Models and their parameters exchanged give the same merge to one step, unless a role or a mask is theirs."""
-    if case.n_models < 2 or case.method in ("dare_linear", "dare_ties", "della", "della_linear"):
-        pytest.skip("nothing to exchange")
+EXCHANGEABLE = [case for case in CASES if case.n_models > 1 and case.method not in RANDOM]
+
+
+@pytest.mark.parametrize("case", EXCHANGEABLE, ids=lambda case: case.id)
+def test_models_exchanged_with_their_parameters_give_the_same_merge(tmp_path, case):
     tensors = case.draw(F32, SMALL)
     base, models = ([tensors[0]], tensors[1:]) if case.base else ([], tensors)
     turned = Case(case.method, {k: v[::-1] for k, v in case.each.items()}, case.options, case.n_models, case.base)
@@ -122,7 +123,6 @@ def test_the_order_of_the_models_is_the_recipes(tmp_path, case):
 
 # --- masks ------------------------------------------------------------------------------------------------------------
 
-RANDOM = {"dare_linear": {}, "dare_ties": {}, "della": {"epsilon": 0.0}, "della_linear": {"epsilon": 0.0}}
 N = 400 * 500
 
 

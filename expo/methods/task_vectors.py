@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _TINY = 1e-8  # a sum of weights below it does not normalize
+_DRAW = {4: 2.0**-20, 8: 2.0**-40}  # bytes of a float -> the share of all magnitudes below which a sum counts as zero
 
 
 def shares(weight: Sequence[float], *, normalize: bool) -> tuple[float, ...]:
@@ -49,7 +50,8 @@ def agreed(
 ) -> Tensor:
     """base + scale * sum of the w * delta that have the elected sign [/ the sum of their weights].
 
-    The elected sign is that of the sum of all w * delta, + where it is zero. A delta of zero has no part in it.
+    The elected sign is that of the sum of all w * delta, + where it is zero but for rounding. A delta of zero has no
+    part in it.
     factors: a further factor of each delta, which does not count as weight.
     """
     factors = factors or (1.0,) * len(weight)
@@ -75,6 +77,11 @@ def _elected(parts: list[Tensor], counted: list[float] | None) -> Tensor:
     mass = parts[0] + parts[1] if len(parts) > 1 else parts[0].clone()
     for part in parts[2:]:
         mass += part
+    # Deltas lie on the inputs' grid, so draws are common, and rounding must not decide them: 0.6 * 2 - 0.4 * 3 is one.
+    swing = parts[0].abs()
+    for part in parts[1:]:
+        swing += part.abs()
+    mass += swing.mul_(_DRAW[mass.element_size()])
     elected = mass.view(words).bitwise_and_(sign_bit)
     found = weights = None
     for i, part in enumerate(parts):

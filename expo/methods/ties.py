@@ -60,9 +60,9 @@ def ties(
     """base + lambda * sum of the w_i d_i with the elected sign / sum of their w_i; d_i is x_i - base, trimmed.
 
     Trimmed: the int(density * n) elements of largest magnitude stay, of a tensor or of the model (trim_scope), the
-    first of equal ones; the rest are 0. The elected sign is that of the sum of all w_i d_i, + where it is 0; a d_i of 0
-    has no say. rescale: each trimmed d_i gets the L1 norm that it had before. Yadav et al., "TIES-Merging" (which
-    ranks the model). Tiles are (n,), float32 or float64. int8_mask is accepted and has no effect.
+    first of equal ones; the rest are 0. The elected sign is that of the sum of all w_i d_i, + where it is 0 but for
+    rounding; a d_i of 0 has no say. rescale: each trimmed d_i gets the L1 norm that it had before. Yadav et al.,
+    "TIES-Merging" (which ranks the model). Tiles are (n,), float32 or float64. int8_mask is accepted and has no effect.
     """
     deltas = trimmed(base, *models, here=here)
     return agreed(base, deltas, weight, normalize=normalize, scale=lambda_, factors=here.surveyed.factors)

@@ -139,3 +139,16 @@ def test_parameters_that_move_nothing_are_a_copy():
     assert nothing(weight=(1.0, 0.0), density=(0.0, 1.0), lambda_=1.0, **rest)
     assert nothing(weight=(1.0, 1.0), density=(1.0, 1.0), lambda_=0.0, **rest)
     assert not nothing(weight=(1.0, 0.0), density=(0.1, 1.0), lambda_=0.1, **rest)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(
+    ("weight", "steps", "wanted"),
+    [((0.5, 0.3, 0.4), (2, -2, -1), 2.0), ((0.6, 0.4), (-2, 3), 3.0), ((0.6, 0.4), (2, -3), 2.0)],
+)
+def test_a_draw_goes_to_plus_whatever_rounding_makes_of_it(tmp_path, dtype, weight, steps, wanted):
+    base, step = torch.ones(4, 4, dtype=dtype), 2.0**-7
+    models = [{"w": base + n * step} for n in steps]
+    each = {"weight": weight, "density": (1.0,) * len(weight)}
+    got = merged(recipe_for(tmp_path, "ties", models, base={"w": base}, each=each))
+    assert torch.equal(got["w"].float(), torch.full((4, 4), 1 + wanted * step))

@@ -71,6 +71,7 @@ class Method:
     survey: Survey | None = field(default=None, repr=False)
     model_scope: Callable[..., bool] = field(default=lambda **_: False, repr=False)  # survey all tensors as one
     scratch: float = 0.0  # whole-tensor methods: further copies of the tensor that apply holds
+    spreads: bool = False  # a NaN or infinity of any input shows in the result
     wants_here: bool = False
     roles: tuple[str, ...] = ()  # the positional arguments by name, without the star
     aliases: tuple[str, ...] = ()
@@ -104,6 +105,7 @@ def method(
     survey: Survey | None = None,
     model_scope: Callable[..., bool] = lambda **_: False,
     scratch: float = 0.0,
+    spreads: bool = False,
     aliases: tuple[str, ...] = (),
     paper: str = "",
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -112,6 +114,8 @@ def method(
     donor: "base", or "first" for the first model (which is also what a recipe without a base falls back to).
     models: how few and how many models; by default what the signature says, at least one for `*models`.
     ranges: parameter -> lowest and highest value. check: a sentence about parameters that do not go together.
+    spreads: True where pure arithmetic carries a NaN or infinity of any input into the result; elsewhere, where a
+    comparison could swallow it, the inputs themselves are looked at.
     survey: a generator that asks for sums and counts over whole tensors (see expo.methods.survey).
     """
 
@@ -133,6 +137,7 @@ def method(
             survey=survey,
             model_scope=model_scope,
             scratch=scratch,
+            spreads=spreads,
             wants_here=any(a.name == "here" for a in arguments),
             roles=tuple(a.name for a in arguments if a.kind is not a.KEYWORD_ONLY),
             aliases=aliases,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     donor="first",
     nothing=lambda alpha, weight: alpha == 0 and len(weight) == 1,
     check=lambda alpha, weight: None if sum(weight) else "the weights of the aligned models sum to zero",
+    spreads=True,
     aliases=("expo",),
     paper="arXiv:2404.16792",
 )

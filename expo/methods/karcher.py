@@ -69,7 +69,12 @@ def _unit(units: Gram, c: list[float]) -> list[float]:
     return [a / _length(units, c) for a in c]
 
 
-@method(survey=_factors, ranges={"max_iter": (0, 10_000), "tol": (0, math.inf)}, paper="doi:10.1002/cpa.3160300502")
+@method(
+    spreads=True,
+    survey=_factors,
+    ranges={"max_iter": (0, 10_000), "tol": (0, math.inf)},
+    paper="doi:10.1002/cpa.3160300502",
+)
 def karcher(*models: Tensor, max_iter: int = 10, tol: float = 1e-5, here: Here) -> Tensor:
     """The mean length times the unit vector whose mean arc to all x_i / |x_i| is zero.
 

@@ -20,7 +20,7 @@ def _check(weight: Each, normalize: bool) -> str | None:
     return "the weights sum to zero; change one, or set normalize: false" if normalize and not sum(weight) else None
 
 
-@method(donor="first", nothing=_nothing, check=_check, paper="arXiv:2203.05482")
+@method(spreads=True, donor="first", nothing=_nothing, check=_check, paper="arXiv:2203.05482")
 def linear(*models: Tensor, weight: Each, normalize: bool = True) -> Tensor:
     """sum of w_i x_i / sum of w_i, element by element; without normalize, sum of w_i x_i.
 

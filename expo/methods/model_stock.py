@@ -34,6 +34,7 @@ def _ratio(g: list[list[float]]) -> float:
 
 
 @method(
+    spreads=True,
     models=(2, None),
     reads=lambda filter_wise: "row" if filter_wise else "tile",
     survey=_ratios,

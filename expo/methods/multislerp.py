@@ -36,7 +36,7 @@ def _check(weight: Each, normalize_weights: bool, eps: float) -> str | None:
     return "the weights sum to zero" if normalize_weights and sum(weight) == 0 else None
 
 
-@method(models=(1, None), survey=_factors, check=_check, ranges={"eps": (0, 1)})
+@method(spreads=True, models=(1, None), survey=_factors, check=_check, ranges={"eps": (0, 1)})
 def multislerp(
     base: Tensor | None,
     *models: Tensor,

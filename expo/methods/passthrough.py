@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-@method(donor="first", nothing=lambda scale: scale == (1.0,))
+@method(spreads=True, donor="first", nothing=lambda scale: scale == (1.0,))
 def passthrough(model: Tensor, *, scale: Each = 1.0) -> Tensor:
     """scale * model.
 

@@ -26,7 +26,7 @@ def _factors(tensors):
     return found
 
 
-@method(nothing=lambda t: t == 0, survey=_factors, paper="doi:10.1145/325165.325242")
+@method(spreads=True, nothing=lambda t: t == 0, survey=_factors, paper="doi:10.1145/325165.325242")
 def slerp(base: Tensor, other: Tensor, *, t: float, here: Here) -> Tensor:
     """sin((1 - t) theta) / sin(theta) * base + sin(t theta) / sin(theta) * other.
 

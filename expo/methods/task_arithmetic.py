@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-@method(nothing=lambda weight, lambda_, **_: not (lambda_ and any(weight)), paper="arXiv:2212.04089")
+@method(spreads=True, nothing=lambda weight, lambda_, **_: not (lambda_ and any(weight)), paper="arXiv:2212.04089")
 def task_arithmetic(
     base: Tensor,
     *models: Tensor,

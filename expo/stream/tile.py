@@ -42,6 +42,7 @@ class ComputedTile:
         order = sorted(range(k), key=lambda i: i != job.donor)
         self.loads = [self._load(job.operands[i], self.tiles[i]) for i in order]
         self.call = self._method()
+        self.guards = self._must_look()
         self.surveyed = lane.surveyed.get(job.name)
         self.host, self.view = lane.raw("written", job.dtype.n_bytes(n), torch_dtype(job.dtype))
         on_cpu = self.settings.device.type == "cpu"
@@ -109,6 +110,19 @@ class ComputedTile:
         """Read elements [start, start + n) of every operand."""
         for load in self.loads:
             load(start)
+        if self.guards:
+            self._refuse_non_finite(start)
+
+    def _must_look(self) -> bool:
+        """Whether the method's own result might hide that an input is not finite."""
+        may_hide = bool(self.job.method) and not find_method(self.job.method).spreads
+        return may_hide and self.settings.checks and not self.settings.allow_non_finite
+
+    def _refuse_non_finite(self, start: int) -> None:
+        """Raise NonFinite where an input holds what a comparison of the method could swallow."""
+        sums = [float(torch.dot(tile, tile)) for tile in self.tiles]
+        if not all(map(math.isfinite, sums)):  # or the squares are beyond the range
+            refuse_non_finite(self.lane.plan, self.job, zip(self.job.operands, self.tiles, strict=True), start)
 
     def compute(self, start: int) -> tuple[memoryview, tuple[float, float, float]]:
         """The bytes of elements [start, start + n), and their part of the report's sums."""

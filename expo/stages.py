@@ -18,7 +18,7 @@ from expo.checkpoint.spec import Checkpoint, Source, TensorSpec, WeightFile
 from expo.errors import OutputError, PlanError
 from expo.output.folder import FolderSink
 from expo.planning import Plan, plan
-from expo.planning.identity import check_output, fingerprint
+from expo.planning.identity import check_output, fingerprint, input_records
 from expo.recipe import Recipe, Recipes, Stage, read_recipe
 
 _RECORD = "stages.json"  # name of a finished stage -> the fingerprint of its run
@@ -71,6 +71,7 @@ class Run:
         if not self.output.name:
             raise OutputError(f"{self.output} cannot be written as a folder. Choose another output.")
         self.between = self.output.with_name(self.output.name + ".stages")
+        self.plans_of: dict[str, Plan] = {}  # the latest plan of each stage, in the order in which they run
 
     def folder(self, stage: Stage) -> Path:
         """Where a stage is written: OUT, or OUT/NAME where the recipe has several results, or OUT.stages/NAME."""
@@ -143,6 +144,13 @@ class Run:
 
     def _plan(self, stage: Stage, made: Mapping[str, Checkpoint]) -> Plan:
         """The plan of one stage, whose inputs from other stages are `made`."""
+        found = self._planned(stage, made)
+        before = {name for used in stage.uses.values() for name in (*self.plans_of[used].stages, used)}
+        earlier = {name: made_by(planned) for name, planned in self.plans_of.items() if name in before}
+        self.plans_of[stage.name] = replace(found, uses=stage.uses, stages=earlier)
+        return self.plans_of[stage.name]
+
+    def _planned(self, stage: Stage, made: Mapping[str, Checkpoint]) -> Plan:
         recipe = stage.recipe
         if not stage.uses:
             return plan(recipe)
@@ -195,6 +203,11 @@ class Run:
         new = self.between / (_RECORD + ".new")
         new.write_text(json.dumps(done, indent=1) + "\n")
         new.rename(self.between / _RECORD)
+
+
+def made_by(planned: Plan) -> dict[str, Any]:
+    """How a stage is made, as the manifests of later ones say it."""
+    return {"recipe": planned.recipe.record(), "inputs": input_records(planned)}
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from oracle import read_stored
 from pico import llama_tensors, nudged, write_checkpoint
 
 import expo
-from expo.errors import Interrupted, OutputError, PlanError, RecipeError
+from expo.analysis.verify import verify
+from expo.errors import Interrupted, OutputError, PlanError, RecipeError, VerifyError
 from expo.stages import Run
 from expo.stream import run as run_plan
 
@@ -133,3 +134,33 @@ def test_the_plan_of_a_stage_knows_what_the_stage_before_will_write(home, capsys
     assert code == 0 and [stage["name"] for stage in stages] == ["mid", "final"]
     assert [stage["dtype"] for stage in stages] == [["F32"], ["F16"]]
     assert stages[1]["models"] == {"mid": "mid", "c": "c"} and stages[1]["uses"] == {"mid": "mid"}
+
+
+def test_manifest_and_card_say_how_earlier_stages_were_made(home):
+    (home / "three.yaml").write_text(
+        (home / "stages.yaml").read_text().replace("base_model: a\n", "base_model: first\n")
+        + "---\nname: first\nmerge_method: fake_step\nbase_model: a\nmodels: [{model: c}]\nparameters: {t: 0.1}\n"
+        "---\nname: apart\nmerge_method: fake_copy\nmodels: [{model: a}]\n"
+    )
+    expo.merge("three.yaml", "out")
+    expo.merge("three.yaml", "other", keep_stages=True)
+    manifest = json.loads((home / "out" / "final" / "expo.json").read_text())
+    assert list(manifest["stages"]) == ["first", "mid"]
+    assert [row["recipe"]["parameters"] for row in manifest["stages"].values()] == [{"t": 0.1}, {"t": 0.5}]
+    assert manifest["inputs"]["mid"]["stage"] == "mid" and "stage" not in manifest["inputs"]["c"]
+    assert manifest["stages"]["mid"]["inputs"]["first"]["stage"] == "first"
+    assert manifest["stages"]["first"]["inputs"]["a"]["files"].keys() == {"model.safetensors"}
+    assert tree(home / "out") == tree(home / "other")
+    kept = json.loads((home / "other.stages" / "mid" / "expo.json").read_text())
+    assert kept["stages"] == {"first": manifest["stages"]["first"]}
+    assert "stages" not in json.loads((home / "out" / "apart" / "expo.json").read_text())
+    text = (home / "out" / "final" / "README.md").read_text()
+    assert "| mid | made by the stage mid |" in text and "## Stage first" in text and '"t": 0.1' in text
+
+
+def test_verify_says_how_to_come_by_what_a_stage_made(home):
+    expo.merge("stages.yaml", "out", keep_stages=True)
+    with pytest.raises(VerifyError, match=r"Input mid was made by an earlier stage, mid\. `expo merge --keep-stages`"):
+        verify("out", recompute=1.0, inputs={"c": "c"})
+    again = verify("out", recompute=1.0, inputs={"c": "c", "mid": "out.stages/mid"})
+    assert again.problems == [] and again.segments_recomputed == again.segments > 0

@@ -18,11 +18,11 @@ from expo.errors import DataError, VerifyError, nearest
 from expo.ops import n_segments, torch_dtype
 from expo.output.manifest import NAME
 from expo.planning import Job, Plan, plan
+from expo.planning.identity import input_record
 from expo.recipe import Recipe
 from expo.stream import Stream
 from expo.stream.loop import settings_for
 from expo.stream.survey import survey
-from expo.stream.to_folder import input_record
 
 _ALIASES = {"base": "sft", "a": "sft", "aligned": "dpo", "b": "dpo"}
 
@@ -129,8 +129,17 @@ def _models(out: Checkpoint, recorded: Mapping[str, Any], given: Mapping[str, st
         raise VerifyError(
             f"--recompute needs inputs that were local folders ({named}). Say where they are:\n"
             f"expo verify {out.source.text} --recompute 1% {options}"
+            + "".join(_of_a_stage(role, recorded[role]["stage"]) for role in lost if recorded[role].get("stage"))
         )
     return models
+
+
+def _of_a_stage(role: str, stage: str) -> str:
+    """How to come by an input that an earlier stage made."""
+    return (
+        f"\nInput {role} was made by an earlier stage, {stage}. `expo merge --keep-stages` keeps it, in "
+        f"OUTPUT.stages/{stage}; or run that stage alone, and give --input {shlex.quote(role)}=PATH."
+    )
 
 
 def _role(word: str, recorded: Mapping[str, Any]) -> str:

@@ -24,6 +24,7 @@ class CardInput:
     role: str
     label: str
     repo_id: str | None
+    stage: str | None = None  # the earlier stage that made it
 
 
 def card(
@@ -33,12 +34,13 @@ def card(
     recipe: Mapping[str, Any],
     inputs: Sequence[CardInput],
     effective: Mapping[str, Any],
+    stages: Mapping[str, Any] | None = None,
 ) -> str:
-    """The whole README.md."""
+    """The whole README.md. stages: {"recipe", "inputs"} of the earlier stages, by name."""
     return "\n".join(
         [
             "---",
-            yaml.safe_dump(_metadata(method, inputs), sort_keys=False, allow_unicode=True).strip(),
+            yaml.safe_dump(_metadata(method, inputs, stages or {}), sort_keys=False, allow_unicode=True).strip(),
             "---",
             "",
             f"# {method}: {formula}",
@@ -47,7 +49,7 @@ def card(
             "",
             "| role | model |",
             "|---|---|",
-            *(f"| {source.role} | {source.label} |" for source in inputs),
+            *(f"| {source.role} | {_origin(source)} |" for source in inputs),
             "",
             *_figures(recipe, effective),
             "",
@@ -57,15 +59,40 @@ def card(
             json.dumps({"method": method, **recipe}, indent=2, ensure_ascii=False),
             "```",
             "",
+            *_told(stages or {}),
             *(["## Citation", "", CITATIONS.get(paper, paper), ""] if paper else []),
         ]
     )
 
 
-def _metadata(method: str, inputs: Sequence[CardInput]) -> dict[str, Any]:
+def _origin(source: CardInput) -> str:
+    return f"made by the stage {source.stage}" if source.stage else source.label
+
+
+def _told(stages: Mapping[str, Any]) -> list[str]:
+    """How each earlier stage was made, in the order in which they ran."""
+    lines = []
+    for name, record in stages.items():
+        lines += [f"## Stage {name}", "", "| role | model |", "|---|---|"]
+        for role, source in record["inputs"].items():
+            lines.append(f"| {role} | {_origin(CardInput(role, source['label'], None, source.get('stage')))} |")
+            lines += [f"| {role} | {adapter['label']} |" for adapter in source.get("adapters", ())]
+        lines += ["", "```json", json.dumps(record["recipe"], indent=2, ensure_ascii=False), "```", ""]
+    return lines
+
+
+def _hub_ids(inputs: Sequence[CardInput], stages: Mapping[str, Any]) -> list[str]:
+    """Every Hub repository that went in, at whichever stage."""
+    earlier = [source for record in stages.values() for source in record["inputs"].values()]
+    parts = [part for source in earlier for part in (source, *source.get("adapters", ()))]
+    found = [*(source.repo_id for source in inputs), *(part["repo_id"] for part in parts)]
+    return list(dict.fromkeys(repo_id for repo_id in found if repo_id))
+
+
+def _metadata(method: str, inputs: Sequence[CardInput], stages: Mapping[str, Any]) -> dict[str, Any]:
     metadata: dict[str, Any] = {}
     # The Hub takes repository ids here, and nothing else.
-    if ids := list(dict.fromkeys(source.repo_id for source in inputs if source.repo_id)):
+    if ids := _hub_ids(inputs, stages):
         metadata["base_model"] = ids
         metadata["base_model_relation"] = "merge"
     metadata["library_name"] = "transformers"

@@ -23,16 +23,19 @@ def manifest(
     tensors: Mapping[str, str],
     effective: Mapping[str, Any],
     left_out: tuple[str, ...],
+    stages: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The manifest as plain data.
 
     files: weight file -> {"n_bytes", "header"}; side_files: name -> hash; tensors: name -> hash over its segments.
+    stages: name -> {"recipe", "inputs"} of each earlier stage that an input comes from; no key where there is none.
     """
     return {
         "format": FORMAT,
         "expo": __version__,
         "recipe": dict(recipe),
         "inputs": dict(inputs),
+        **({"stages": dict(stages)} if stages else {}),
         "effective": dict(effective),
         "files": dict(files),
         "side_files": dict(side_files),

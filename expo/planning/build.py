@@ -13,7 +13,7 @@ from expo.methods import Method, find_method
 from expo.output.header import order_in_shard, shard_header
 from expo.output.layers import PickedLayers, relayer
 from expo.planning.jobs import Job, Operand, OutputShard, Plan
-from expo.planning.parameters import parameters_of
+from expo.planning.parameters import idle_filters, parameters_of_all
 from expo.planning.resolve import Match, Resolution, Resolver
 from expo.planning.side_files import SideFiles, side_files
 from expo.planning.targets import picked_layers
@@ -80,22 +80,18 @@ def _tokenizer_warnings(donor: Checkpoint, inputs: Mapping[str, Checkpoint]) -> 
 
 
 def _parameters(recipe: Recipe, found: Resolution) -> dict[str, dict[str, Any]]:
-    """Each computed tensor's parameters; what is wrong with them joins the problems, once each."""
+    """Each computed tensor's parameters; what is wrong with them joins the problems, and idle filters the warnings."""
     method = find_method(recipe.method)
-    parameters: dict[str, dict[str, Any]] = {}
-    wrong: dict[str, str] = {}
-    for match in found.matches:
-        if match.target is None:
-            continue
-        parameters[match.name], problem = parameters_of(recipe, method, match.target)
-        if problem:
-            wrong.setdefault(problem, match.name)
+    targets = [match.target for match in found.matches if match.target]
+    copied = [*found.left_out, *(match.name for match in found.matches if match.target is None)]
+    parameters, problems = parameters_of_all(recipe, method, targets)
     together = {
         len(m.operands) for m in found.matches if parameters.get(m.name) and method.model_scope(**parameters[m.name])
     }
     if len(together) > 1:
         found.problems.append(f"{method.name} ranks all tensors as one, so every slice must have as many models.")
-    found.problems += [f"{name}: {problem}" if name not in problem else problem for problem, name in wrong.items()]
+    found.problems += problems
+    found.warnings += idle_filters(recipe, targets, copied)
     return parameters
 
 

@@ -8,6 +8,18 @@ SHOWN = 8  # names listed before the rest is counted
 _SCALES = ("weight_scale_inv", "weight_scale", "scale_weight", "input_scale", "absmax", "qweight", "qzeros")
 
 
+class Told(str):
+    """A sentence about one part of a recipe; where its file is known, the sentence gets line and column."""
+
+    where: tuple[str | int, ...] = ()  # such as ("modules", 0, "slices", 1, "sources", 0, "layers")
+
+    @classmethod
+    def at(cls, where: tuple[str | int, ...], text: str) -> "Told":
+        told = cls(text)
+        told.where = where
+        return told
+
+
 def shapes_differ(donor: str, spec: TensorSpec, role: str, other: TensorSpec, vocabulary: bool) -> str:
     rows = f"  {spec.shape!s:<18} {donor}\n  {other.shape!s:<18} {role}"
     if vocabulary:

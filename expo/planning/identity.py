@@ -30,6 +30,12 @@ def every_input(plan: Plan) -> dict[str, Checkpoint]:
     return {**plan.inputs, **plan.sides.lenders}
 
 
+def input_records(plan: Plan) -> dict[str, Any]:
+    """Every input's record; one that an earlier stage made names that stage."""
+    made = {name: {"stage": stage} for name, stage in plan.uses.items()}
+    return {name: input_record(checkpoint) | made.get(name, {}) for name, checkpoint in every_input(plan).items()}
+
+
 def fingerprint(plan: Plan) -> str:
     """A hash of all that decides the output's bytes, and of what identifies the inputs on this machine."""
     inputs = {name: input_record(checkpoint) for name, checkpoint in every_input(plan).items()}

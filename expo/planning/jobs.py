@@ -1,5 +1,6 @@
 """What will happen: one Job for each output tensor, with exact offsets. Plain records; no tensor data."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -100,6 +101,8 @@ class Plan:
     left_out: tuple[str, ...] = ()  # tensors that a policy keeps out of the output
     warnings: tuple[str, ...] = ()
     picked: tuple[PickedLayers, ...] = ()  # where the recipe picks layers
+    uses: Mapping[str, str] = field(default_factory=dict)  # input -> the earlier stage that made it
+    stages: Mapping[str, Any] = field(default_factory=dict)  # how the earlier stages were made, as manifests keep it
 
     @property
     def donor(self) -> Checkpoint:

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from expo.checkpoint.spec import Checkpoint, TensorSpec
+from expo.checkpoint.tokens import REMEDY as TOKENIZER_REMEDY
 from expo.checkpoint.tokens import Tokens, read_tokens
 from expo.checkpoint.views.rows import Donor, RowTable, with_rows
-from expo.errors import ExpoError, nearest
+from expo.errors import ExpoError, MissingTokenizer, nearest
 from expo.output.tokenizer import TokenizerFiles, chosen
 from expo.planning.token_rows import OutputTokens, Rows
 from expo.planning.token_settings import id_changes, size_changes
@@ -96,16 +97,23 @@ class _Vocabularies:
 
     def _read_all(self) -> None:
         """Read every tokenizer, and find every embedding."""
+        without = []
         for name, checkpoint in self.everyone.items():
             try:
                 self.known[name] = read_tokens(checkpoint, self.known.values())
+            except MissingTokenizer:
+                without.append(name)
             except ExpoError as error:
                 self.problems.append(f"tokenizer: {name}: {error}")
-            if not self.tensors[name]:
-                self.problems.append(
-                    f"tokenizer: {name}: no embedding is known by its name (embed_tokens.weight, wte.weight, ...) "
-                    "or by config.json's vocab_size. Leave the `tokenizer` entry out, and rows are matched by number."
-                )
+        if without:
+            place = f" ({self.everyone[without[0]].source.text})" if len(without) == 1 else ""
+            text = f"tokenizer: {', '.join(without)}{place}: no tokenizer that expo reads (tokenizer.json)."
+            self.problems.insert(0, f"{text}\n{TOKENIZER_REMEDY}")
+        if rowless := [name for name in self.everyone if not self.tensors[name]]:
+            self.problems.append(
+                f"tokenizer: {', '.join(rowless)}: no embedding is known by its name (embed_tokens.weight, wte.weight, "
+                "...) or by config.json's vocab_size. Leave the `tokenizer` entry out, and rows are matched by number."
+            )
         self._stop_at_problems()
 
     def _output(self) -> tuple[OutputTokens, TokenizerFiles]:

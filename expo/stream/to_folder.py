@@ -16,7 +16,7 @@ from expo.output.manifest import NAME, as_text, manifest, read_manifest
 from expo.output.sidecars import copy_side_files
 from expo.output.tokenizer import write_tokenizer
 from expo.planning.budget import check_memory, default_threads
-from expo.planning.identity import check_output, description, every_input, fingerprint, input_record
+from expo.planning.identity import check_output, description, fingerprint, input_records
 from expo.planning.jobs import Plan
 from expo.stream.loop import Stream, report_of, settings_for
 from expo.stream.pieces import Progress
@@ -116,21 +116,23 @@ def _add_small_files(plan: Plan, sink: FolderSink, report: Report) -> None:
         n_bytes = sum(job.n_bytes for job in plan.jobs)
         sink.add_index(_index_name(donor), plan.weight_map, n_bytes)
     sources = [
-        CardInput(name, part.label, part.repo_id)
+        CardInput(name, part.label, part.repo_id, plan.uses.get(name) if part is checkpoint.source else None)
         for name, checkpoint in plan.inputs.items()
         for part in (checkpoint.source, *checkpoint.source.adapters)
     ]
     sink.add_file(
-        "README.md", card(method.name, method.formula, method.paper, recipe.record(), sources, report.effective())
+        "README.md",
+        card(method.name, method.formula, method.paper, recipe.record(), sources, report.effective(), plan.stages),
     )
     content = manifest(
         recipe.record(),
-        {name: input_record(checkpoint) for name, checkpoint in every_input(plan).items()},
+        input_records(plan),
         {s.name: {"n_bytes": s.n_bytes, "header": xxhash.xxh3_128_hexdigest(s.header)} for s in plan.shards},
         side_files,
         report.hashes,
         report.effective(),
         plan.left_out,
+        plan.stages,
     )
     sink.add_file(NAME, as_text(content))
 

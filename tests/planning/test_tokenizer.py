@@ -372,6 +372,10 @@ def test_a_missing_and_a_broken_tokenizer_are_told_by_model(tmp_path):
         missing, torn = with_tokenizer(TokenizerSpec(source), inputs, "A").problems
         assert "bare" in missing and "no tokenizer" in missing
         assert "torn" in torn and "not JSON" in torn
+    bare = {name: model(tmp_path / name, None, tensors={"other": numbered(4)}) for name in ("one", "two")}
+    missing, rowless = with_tokenizer(TokenizerSpec("union"), bare, "one").problems
+    assert missing.startswith("tokenizer: one, two: no tokenizer") and "make a tokenizer.json" in missing
+    assert rowless.startswith("tokenizer: one, two: no embedding")
 
 
 def test_rows_of_another_width_are_refused_with_both_shapes(tmp_path):

@@ -22,7 +22,7 @@ from transformers import PrinterCallback, set_seed
 from expo.checkpoint import open_checkpoint
 from expo.checkpoint.spec import Checkpoint, Source
 from expo.output.folder import FolderSink
-from expo.train.arguments import last_checkpoint, needs_cpu, training_arguments
+from expo.train.arguments import check_arguments, last_checkpoint, needs_cpu, training_arguments
 from expo.train.encode import Encoded, Limits
 from expo.train.errors import NonFiniteLoss, TrainError
 from expo.train.load import (
@@ -117,6 +117,7 @@ def _prepare(task: Task, model: str | Path, output: str | Path, settings: TrainS
     checkpoint = open_checkpoint(model)
     source = checkpoint.source
     need_packages(settings)
+    check_arguments(settings)
     tokenizer = load_tokenizer(source, settings)
     config = text_config(source, settings)
     limits = Limits(context_of(config, source, settings), settings.too_long)

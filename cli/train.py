@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from expo.cli.options import JSON, QUIET
+from expo.train.errors import BadSetting
 from expo.train.settings import ClassifySettings, DpoSettings, LoraSettings, SftSettings, TrainSettings
 
 _HELP = {
@@ -202,8 +203,12 @@ def _settings(kind: type[TrainSettings], options: dict[str, Any]) -> TrainSettin
             if isinstance(names.get(name), str):
                 names[name] = [part.strip() for part in names[name].split(",")]
     given = {name: value for name, value in options.items() if value is not None and value != ()}
-    if lora:
+    if "rank" in lora:
         given["lora"] = lora | {"merge": merge}
+    elif lora or not merge:
+        idle = [f"--lora-{name}" for name in lora] + ["--no-merge"] * (not merge)
+        verb = "is" if len(idle) == 1 else "are"
+        raise BadSetting(f"{', '.join(idle)} {verb} about adapters, and none are trained. Add --lora-rank 16.")
     return kind.of(given)
 
 
@@ -230,6 +235,9 @@ def _closing(report: Any) -> str:
 
 def _next(report: Any) -> str:
     model, output = shlex.quote(report.model), shlex.quote(report.output)
+    lora = report.settings.get("lora")
+    if lora and not lora["merge"]:
+        output = shlex.quote(f"{report.model}+{report.output}")  # an adapter is named with its base
     if report.kind == "dpo":
         return f"expo extrapolate --sft {model} --dpo {output} --alpha 0.3 -o {shlex.quote(report.output + '-expo')}"
     if report.kind == "sft":

@@ -4,11 +4,12 @@ OUT.partial/training/checkpoint-N  where a killed run goes on
 OUT.partial/training/runs/         metrics.jsonl, and what report_to writes; becomes OUT/runs
 """
 
+import contextlib
 import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ from expo.checkpoint.spec import Checkpoint, Source
 from expo.output.folder import FolderSink
 from expo.train.arguments import check_arguments, last_checkpoint, needs_cpu, training_arguments
 from expo.train.encode import Encoded, Limits
-from expo.train.errors import NonFiniteLoss, TrainError
+from expo.train.errors import ElsewhereStopped, NonFiniteLoss, OutOfMemory
 from expo.train.load import (
     Loaded,
     check_vocabulary,
@@ -88,12 +89,14 @@ def train(
     sink = FolderSink(output, overwrite=overwrite)
     with quietly():
         prepared = _prepare(task, model, output, settings, state.num_processes)
-        if state.is_main_process:
-            _check(sink, prepared, settings, dry_run)
+        with _together(state):
+            if state.is_main_process:
+                _check(sink, prepared, settings, dry_run)
         _tell(prepared.plan, warn if state.is_main_process else None)
         if dry_run:
             return prepared.plan
-        complete = [state.is_main_process and _take(sink, prepared)]
+        with _together(state):
+            complete = [state.is_main_process and _take(sink, prepared)]
         if broadcast_object_list(complete)[0]:
             return _finished(sink, prepared.plan) if state.is_main_process else prepared.plan
         try:
@@ -177,6 +180,22 @@ def _check(sink: FolderSink, prepared: Prepared, settings: TrainSettings, dry_ru
     sink.check({"model": prepared.checkpoint.source.folder}, n_bytes, prepared.fingerprint)
 
 
+@contextlib.contextmanager
+def _together(state: PartialState) -> Iterator[None]:
+    """What the main process raises here stops the others too, which would wait for it in vain."""
+    stopped: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        stopped = error
+    told = [stopped is not None]
+    broadcast_object_list(told)
+    if stopped is not None:
+        raise stopped
+    if told[0]:
+        raise ElsewhereStopped("The main process stopped before training.")
+
+
 def _tell(plan: TrainReport, warn: Callable[[str], object] | None) -> None:
     if warn and (plan.dropped or plan.truncated):
         left_out = [f"{n:,} rows left out ({kind})" for kind, n in plan.dropped.items()]
@@ -252,7 +271,7 @@ def _run(trainer: Any, start: Path | None, scratch: Path) -> None:
         where = f"The last good checkpoint is kept: {kept}." if kept else "No checkpoint had been written yet."
         raise NonFiniteLoss(f"{error}\n{where}") from error
     except torch.OutOfMemoryError as error:
-        raise TrainError(
+        raise OutOfMemory(
             f"The device ran out of memory: {str(error).splitlines()[0]}\n"
             "Try a smaller --batch-size with more --accumulation, --activation-checkpointing, or --lora-rank 16."
         ) from error

@@ -1,17 +1,21 @@
 """expo train sft | dpo | classify: the checkpoints that extrapolation takes."""
 
+import contextlib
 import dataclasses
 import json
 import os
 import shlex
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
 from expo.cli.options import JSON, QUIET
+from expo.errors import ExpoError
+from expo.train.errors import BadSetting, NonFiniteLoss, OutOfMemory
 from expo.train.settings import ClassifySettings, DpoSettings, LoraSettings, SftSettings, TrainSettings
 
 _HELP = {
@@ -57,6 +61,9 @@ _LORA = {
     "dropout": "Of the adapters' input.",
     "targets": "Names of linear layers, with commas. Default: all but the head.",
 }
+
+
+_GRACE = 10.0  # seconds for the main process to say what is wrong
 
 
 @click.group(short_help="Train: SFT, DPO (sigmoid, IPO, ORPO) or a classifier.")
@@ -178,19 +185,32 @@ def _train(kind: str, settings_type: type[TrainSettings], options: dict[str, Any
     model, data, output = (options.pop(name) for name in ("model", "data", "output"))
     overwrite, restart, dry_run = (options.pop(name) for name in ("overwrite", "restart", "dry_run"))
     as_json, quiet = options.pop("as_json"), options.pop("quiet")
-    settings = _settings(settings_type, options | {"resume": not restart})
-    from expo import train as trainers  # torch loads when one of them is taken
-
-    run = getattr(trainers, f"train_{kind}")
     main = os.environ.get("RANK", "0") == "0"
-    with _Bar(quiet or dry_run or not main) as bar:
-        report = run(model, data, output, settings, overwrite=overwrite, dry_run=dry_run, progress=bar, warn=_warn)
+    with contextlib.nullcontext() if main else _silently():
+        settings = _settings(settings_type, options | {"resume": not restart})
+        from expo import train as trainers  # torch loads when one of them is taken
+
+        run = getattr(trainers, f"train_{kind}")
+        with _Bar(quiet or dry_run or not main) as bar:
+            report = run(model, data, output, settings, overwrite=overwrite, dry_run=dry_run, progress=bar, warn=_warn)
     if not main:
         return
     if as_json:
         click.echo(json.dumps(report.record()))
     elif not quiet:
         click.echo(_plan(report) if dry_run else _closing(report))
+
+
+@contextlib.contextmanager
+def _silently() -> Iterator[None]:
+    """The main process says what stops all of them; what stops this one alone is said here."""
+    try:
+        yield
+    except (NonFiniteLoss, OutOfMemory):
+        raise
+    except ExpoError:
+        time.sleep(_GRACE)  # torchrun ends all processes with the first that fails
+        sys.exit(1)
 
 
 def _settings(kind: type[TrainSettings], options: dict[str, Any]) -> TrainSettings:
@@ -202,8 +222,12 @@ def _settings(kind: type[TrainSettings], options: dict[str, Any]) -> TrainSettin
             if isinstance(names.get(name), str):
                 names[name] = [part.strip() for part in names[name].split(",")]
     given = {name: value for name, value in options.items() if value is not None and value != ()}
-    if lora:
+    if "rank" in lora:
         given["lora"] = lora | {"merge": merge}
+    elif lora or not merge:
+        idle = [f"--lora-{name}" for name in lora] + ["--no-merge"] * (not merge)
+        verb = "is" if len(idle) == 1 else "are"
+        raise BadSetting(f"{', '.join(idle)} {verb} about adapters, and none are trained. Add --lora-rank 16.")
     return kind.of(given)
 
 
@@ -230,6 +254,9 @@ def _closing(report: Any) -> str:
 
 def _next(report: Any) -> str:
     model, output = shlex.quote(report.model), shlex.quote(report.output)
+    lora = report.settings.get("lora")
+    if lora and not lora["merge"]:
+        output = shlex.quote(f"{report.model}+{report.output}")  # an adapter is named with its base
     if report.kind == "dpo":
         return f"expo extrapolate --sft {model} --dpo {output} --alpha 0.3 -o {shlex.quote(report.output + '-expo')}"
     if report.kind == "sft":

@@ -386,6 +386,10 @@ class OutputError(ExpoError):
     """The output cannot be written where it was asked for."""
 
 
+class AnotherRun(OutputError):
+    """An unfinished folder belongs to a run that was told something else."""
+
+
 class DiskFull(OutputError):
     """The file system refused more bytes; what is written stays, and the same command continues."""
 

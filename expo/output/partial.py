@@ -22,7 +22,7 @@ from pathlib import Path
 
 import xxhash
 
-from expo.errors import DiskFull, OutputError
+from expo.errors import AnotherRun, DiskFull, OutputError
 
 _OURS = re.compile(r"run\.json(\.new)?|lock|files|old|training|journal-\d+")
 _BEFORE_A_RUN = {"lock", "run.json.new", "files"}  # what a kill can leave without a run.json
@@ -74,8 +74,8 @@ class Partial:
             self.release()
             raise self._not_ours()
 
-    def _not_ours(self) -> OutputError:
-        return OutputError(
+    def _not_ours(self) -> AnotherRun:
+        return AnotherRun(
             f"{self.folder} belongs to another run: other inputs, recipe or version of expo.\n"
             f"To go on with that one, repeat its command. To drop it: rm -r '{self.folder}'"
         )

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments
+from transformers.training_args import OptimizerNames
 
 from expo.errors import nearest
 from expo.train.errors import BadSetting
@@ -19,10 +20,15 @@ def needs_cpu(settings: TrainSettings) -> bool:
     return settings.device == "cpu" or not torch.accelerator.is_available()
 
 
-def training_arguments(settings: TrainSettings, folder: Path, steps: int) -> TrainingArguments:
-    """The arguments of a run of `steps` steps whose checkpoints lie in `folder`."""
+def check_arguments(settings: TrainSettings) -> None:
+    """Raise BadSetting for what this machine and its transformers do not offer; reads no model."""
     _check_reports(settings)
     _check_bf16(settings)
+    _check_optimizer(settings)
+
+
+def training_arguments(settings: TrainSettings, folder: Path, steps: int) -> TrainingArguments:
+    """The arguments of a run of `steps` steps whose checkpoints lie in `folder`."""
     return TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=settings.batch_size,
@@ -75,6 +81,19 @@ def _check_reports(settings: TrainSettings) -> None:
                 f"report_to: {name!r} is not installed, or not known to transformers.{offer} "
                 f"Installed here: {', '.join(there) or 'none'}. To install it: pip install {name}"
             )
+
+
+def _check_optimizer(settings: TrainSettings) -> None:
+    known = [name.value for name in OptimizerNames]
+    if settings.optimizer not in known:
+        raise BadSetting(
+            f"optimizer (--optimizer): transformers has no {settings.optimizer!r}.{nearest(settings.optimizer, known)} "
+            f"It has: {', '.join(known)}."
+        )
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(training_arguments(settings, Path("unused"), 1))
+    except (ValueError, ImportError, RuntimeError) as error:
+        raise BadSetting(f"optimizer (--optimizer): {settings.optimizer} cannot be used here: {error}") from error
 
 
 def _check_bf16(settings: TrainSettings) -> None:

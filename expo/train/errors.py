@@ -71,5 +71,13 @@ class BadRows(TrainError):
         super().__init__("\n".join(lines))
 
 
+class OutOfMemory(TrainError):
+    """The device has no room for a step; the last checkpoint is kept."""
+
+
+class ElsewhereStopped(TrainError):
+    """The main process stopped before training, and has said why."""
+
+
 class NonFiniteLoss(TrainError):
     """The loss or its gradient became NaN or infinite; the weights of before are kept."""

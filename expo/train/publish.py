@@ -13,6 +13,7 @@ from expo.checkpoint.spec import Source
 from expo.output.folder import FolderSink
 from expo.output.partial import fsync_path
 from expo.output.sidecars import copy_side_files
+from expo.recipe import parse_size
 from expo.train.load import merged
 from expo.train.report import TrainReport
 from expo.train.settings import TrainSettings
@@ -62,7 +63,7 @@ def _save(model: Any, state: dict | None, config: Any, settings: TrainSettings, 
     model.config = config
     if model.can_generate():
         model.generation_config = GenerationConfig()  # the file is copied as it is; an odd one would not be saved
-    model.save_pretrained(files, state_dict=state, max_shard_size=settings.shard_size)
+    model.save_pretrained(files, state_dict=state, max_shard_size=parse_size(settings.shard_size))
     (files / "generation_config.json").unlink(missing_ok=True)
 
 

@@ -102,7 +102,7 @@ def _from_file(path: Path) -> Iterator[Row]:
             continue
         try:
             yield Row(f"{path}:{number}", json.loads(line))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             wrong.append(Problem("malformed", f"{path}:{number}", f"not JSON: {error}"))
     if wrong:
         raise BadRows(wrong, len(lines))
@@ -111,7 +111,7 @@ def _from_file(path: Path) -> Iterator[Row]:
 def _from_list(path: Path, text: str) -> Iterator[Row]:
     try:
         rows = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadData(f"{path}: starts as a JSON list, but is not one: {error}.") from error
     for number, fields in enumerate(rows, start=1):
         yield Row(f"{path}, row {number}", fields)

@@ -1,30 +1,33 @@
 """One training run from rows to a published folder: what all three trainers do around their losses.
 
 OUT.partial/training/checkpoint-N  where a killed run goes on
+OUT.partial/training/run.json      what the run was told (expo.train.identity)
 OUT.partial/training/runs/         metrics.jsonl, and what report_to writes; becomes OUT/runs
 """
 
+import contextlib
 import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import xxhash
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from transformers import PrinterCallback, set_seed
 
 from expo.checkpoint import open_checkpoint
 from expo.checkpoint.spec import Checkpoint, Source
+from expo.errors import AnotherRun
 from expo.output.folder import FolderSink
-from expo.train.arguments import last_checkpoint, needs_cpu, training_arguments
+from expo.train.arguments import check_arguments, last_checkpoint, needs_cpu, training_arguments
 from expo.train.encode import Encoded, Limits
-from expo.train.errors import NonFiniteLoss, TrainError
+from expo.train.errors import ElsewhereStopped, NonFiniteLoss, OutOfMemory
+from expo.train.identity import differences, fingerprint, identity, note
 from expo.train.load import (
     Loaded,
     check_vocabulary,
@@ -41,10 +44,7 @@ from expo.train.report import TrainReport
 from expo.train.rows import Kept
 from expo.train.settings import TrainSettings
 from expo.train.watch import Watch, peak_memory
-from expo.version import __version__
 
-# Settings that do not change what comes out.
-_FREE = {"report_to", "log_every", "save_every", "resume", "reference_cache", "shard_size"}
 _WIDTH = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -69,7 +69,7 @@ class Prepared(NamedTuple):
     tokenizer: Any
     encoded: Encoded
     plan: TrainReport
-    fingerprint: str
+    told: dict  # what decides the result
 
 
 def train(
@@ -88,12 +88,14 @@ def train(
     sink = FolderSink(output, overwrite=overwrite)
     with quietly():
         prepared = _prepare(task, model, output, settings, state.num_processes)
-        if state.is_main_process:
-            _check(sink, prepared, settings, dry_run)
+        with _together(state):
+            if state.is_main_process:
+                _check(sink, prepared, settings, dry_run)
         _tell(prepared.plan, warn if state.is_main_process else None)
         if dry_run:
             return prepared.plan
-        complete = [state.is_main_process and _take(sink, prepared)]
+        with _together(state):
+            complete = [state.is_main_process and _take(sink, prepared)]
         if broadcast_object_list(complete)[0]:
             return _finished(sink, prepared.plan) if state.is_main_process else prepared.plan
         try:
@@ -117,6 +119,7 @@ def _prepare(task: Task, model: str | Path, output: str | Path, settings: TrainS
     checkpoint = open_checkpoint(model)
     source = checkpoint.source
     need_packages(settings)
+    check_arguments(settings)
     tokenizer = load_tokenizer(source, settings)
     config = text_config(source, settings)
     limits = Limits(context_of(config, source, settings), settings.too_long)
@@ -136,7 +139,7 @@ def _prepare(task: Task, model: str | Path, output: str | Path, settings: TrainS
         steps=n_steps(len(rows), settings, processes),
         settings=dataclasses.asdict(settings),
     )
-    return Prepared(checkpoint, tokenizer, encoded, plan, _fingerprint(task, checkpoint, rows, settings, processes))
+    return Prepared(checkpoint, tokenizer, encoded, plan, identity(task.kind, checkpoint, rows, settings, processes))
 
 
 def n_steps(n_rows: int, settings: TrainSettings, processes: int) -> int:
@@ -150,19 +153,6 @@ def _ids(row: Any) -> list:
     return [row.ids] if hasattr(row, "ids") else [row.chosen.ids, row.rejected.ids]
 
 
-def _fingerprint(task: Task, checkpoint: Checkpoint, rows: list, settings: TrainSettings, processes: int) -> str:
-    """Of what decides the result: model, rows, settings, number of processes, version."""
-    source = checkpoint.source
-    files = [(file.name, file.n_bytes, file.header_hash, file.mtime_ns) for file in checkpoint.files.values()]
-    kept = {name: value for name, value in dataclasses.asdict(settings).items() if name not in _FREE}
-    where = [source.revision] if source.repo_id else [str(source.folder), files]
-    told = json.dumps([__version__, task.kind, where, kept, processes], sort_keys=True)
-    state = xxhash.xxh3_128(told.encode())
-    for row in rows:
-        state.update(repr(row[1:]).encode())  # without file and line
-    return state.hexdigest()
-
-
 def _check(sink: FolderSink, prepared: Prepared, settings: TrainSettings, dry_run: bool) -> None:
     """Output and disk, before anything is written: the result, and one checkpoint to resume from."""
     unwanted = not settings.resume and sink.partial.fingerprint() is not None
@@ -173,7 +163,31 @@ def _check(sink: FolderSink, prepared: Prepared, settings: TrainSettings, dry_ru
     n_bytes = prepared.checkpoint.n_parameters * _WIDTH[settings.save_dtype]
     if settings.save_every and prepared.plan.steps > settings.save_every and not settings.lora:
         n_bytes += prepared.checkpoint.n_parameters * 12  # float32 weights and Adam's two moments
-    sink.check({"model": prepared.checkpoint.source.folder}, n_bytes, prepared.fingerprint)
+    try:
+        sink.check({"model": prepared.checkpoint.source.folder}, n_bytes, fingerprint(prepared.told))
+    except AnotherRun as error:
+        found = [f"  {line}" for line in differences(prepared.told, sink.partial.folder / "training")]
+        if not found:
+            raise AnotherRun(f"{error}\nOr repeat this command with --restart.") from None
+        first = f"{sink.partial.folder} belongs to another run. What differs:"
+        last = "To go on with that one, repeat its command. To drop it and begin anew: --restart."
+        raise AnotherRun("\n".join([first, *found, last])) from None
+
+
+@contextlib.contextmanager
+def _together(state: PartialState) -> Iterator[None]:
+    """What the main process raises here stops the others too, which would wait for it in vain."""
+    stopped: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        stopped = error
+    told = [stopped is not None]
+    broadcast_object_list(told)
+    if stopped is not None:
+        raise stopped
+    if told[0]:
+        raise ElsewhereStopped("The main process stopped before training.")
 
 
 def _tell(plan: TrainReport, warn: Callable[[str], object] | None) -> None:
@@ -185,8 +199,11 @@ def _tell(plan: TrainReport, warn: Callable[[str], object] | None) -> None:
 
 def _take(sink: FolderSink, prepared: Prepared) -> bool:
     """Take the partial folder; True if an earlier run left it finished."""
-    sink.partial.open(prepared.fingerprint, f"train {prepared.plan.kind}")
-    return sink.partial.state() != "open"
+    sink.partial.open(fingerprint(prepared.told), f"train {prepared.plan.kind}")
+    if sink.partial.state() != "open":
+        return True
+    note(prepared.told, sink.partial.folder / "training")
+    return False
 
 
 def _holds_anything(sink: FolderSink) -> bool:
@@ -251,7 +268,7 @@ def _run(trainer: Any, start: Path | None, scratch: Path) -> None:
         where = f"The last good checkpoint is kept: {kept}." if kept else "No checkpoint had been written yet."
         raise NonFiniteLoss(f"{error}\n{where}") from error
     except torch.OutOfMemoryError as error:
-        raise TrainError(
+        raise OutOfMemory(
             f"The device ran out of memory: {str(error).splitlines()[0]}\n"
             "Try a smaller --batch-size with more --accumulation, --activation-checkpointing, or --lora-rank 16."
         ) from error

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-from expo.errors import nearest
+from expo.errors import ExpoError, nearest
+from expo.recipe import parse_size
 from expo.train.errors import BadSetting
 
 
@@ -82,6 +83,7 @@ class TrainSettings:
         _check(self.max_grad_norm >= 0, "max_grad_norm", self.max_grad_norm, "at least 0 (0: no clipping)")
         _check(self.save_every >= 0, "save_every", self.save_every, "at least 0")
         _check(self.log_every >= 1, "log_every", self.log_every, "at least 1")
+        _check_size(self.shard_size)
         if self.quantization and not self.lora:
             raise BadSetting(
                 f"quantization: {self.quantization} freezes the base, so there would be nothing to train. "
@@ -132,6 +134,13 @@ def changed(settings: TrainSettings, changes: Mapping[str, Any]) -> Any:
 def _check(fine: bool, name: str, value: Any, wanted: str) -> None:
     if not fine or (isinstance(value, float) and not math.isfinite(value)):
         raise BadSetting(f"{name}: {value} is out of range; it must be {wanted}.")
+
+
+def _check_size(text: str) -> None:
+    try:
+        parse_size(text)
+    except ExpoError as error:
+        raise BadSetting(f"shard_size (--shard-size): {error}") from None
 
 
 def _from_mapping(cls: type, mapping: Mapping[str, Any]) -> Any:

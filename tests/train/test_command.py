@@ -23,6 +23,20 @@ def test_dpo_names_the_extrapolation_that_follows(start, tmp_path, capsys):
     assert weights(tmp_path / "dpo-expo").keys() == weights(start).keys()
 
 
+def test_an_adapter_is_named_with_its_base_in_what_follows(start, tmp_path, capsys):
+    usual = ["--model", start, "--max-steps", 1, "--lora-rank", 2, "--no-merge"]
+    for kind, rows in (("sft", questions(8)), ("dpo", preferences(8))):
+        own = ["--reference-cache", tmp_path / "r"] if kind == "dpo" else []
+        data = write_rows(tmp_path / f"{kind}.jsonl", rows)
+        code, out, err = command(capsys, "train", kind, *usual, *own, "--data", data, "-o", tmp_path / kind)
+        assert code == 0, err
+        after = out.splitlines()[-1].removeprefix("next: ")
+        assert f" {start}+{tmp_path / kind} " in after
+    code, out, err = command(capsys, *after.split()[1:])
+    assert code == 0, err
+    assert weights(tmp_path / "dpo-expo").keys() == weights(start).keys()
+
+
 def test_json_is_one_object_and_quiet_says_nothing(start, tmp_path, capsys):
     data = write_rows(tmp_path / "d.jsonl", questions(8))
     options = ["--model", start, "--data", data, "--max-steps", 1, "--lora-rank", 2, "--lora-targets", "q_proj,v_proj"]
@@ -67,6 +81,11 @@ def test_a_dry_run_states_steps_and_what_is_left_out(start, tmp_path, capsys):
         (["--data", "nowhere.jsonl"], 1, "nowhere.jsonl does not exist"),
         (["--lr", "0"], 1, "learning_rate: 0.0 is out of range"),
         (["--label-smoothing", "0.1", "--loss", "ipo"], 1, "label_smoothing belongs to --loss sigmoid"),
+        (["--no-merge"], 1, "--no-merge is about adapters, and none are trained. Add --lora-rank 16"),
+        (["--lora-alpha", "4", "--lora-targets", "q"], 1, "--lora-alpha, --lora-targets are about adapters"),
+        (["--shard-size", "banana"], 1, "'banana' is not a size; write it as 5GB"),
+        (["--optimizer", "adamw_troch"], 1, "transformers has no 'adamw_troch'. Did you mean 'adamw_torch'"),
+        (["--optimizer", "galore_adamw"], 1, "optimizer (--optimizer): galore_adamw cannot be used here"),
         (["--loss", "hinge"], 2, "'hinge' is not one of"),
         (["--epochs", "many"], 2, "'many' is not a valid float"),
     ],

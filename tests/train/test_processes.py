@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from taught import EXACT, distance, logs, preferences, questions
+from taught import EXACT, distance, logs, preferences, questions, write_rows
 
 from expo.train import train_dpo, train_sft
 
@@ -21,13 +21,32 @@ train_dpo(start, told["dpo"], home + "/dpo", reference_cache=home + "/r", **told
 """
 
 
+LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+@pytest.mark.parametrize("what", ["row", "output"])
+def test_one_of_two_processes_says_what_is_wrong(what, start, tmp_path):
+    rows = [{"prompt": "1=", "completion": "" if what == "row" else "1"}]
+    data = write_rows(tmp_path / "d.jsonl", rows)
+    if what == "output":
+        (tmp_path / "out").mkdir()
+    options = ["--model", str(start), "--data", str(data), "-o", str(tmp_path / "out")]
+    done = subprocess.run(
+        [*LAUNCH, "-m", "expo", "train", "sft", *options], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1 and done.stderr.count("error: ") == 1, done.stderr
+    told = {"row": "completion is empty", "output": "out exists. To replace it"}[what]
+    assert told in done.stderr
+    for word in ("gloo", "destroy_process_group", "expo/train/"):
+        assert word not in done.stderr, done.stderr
+
+
 def test_two_processes_are_two_batches_a_step(start, tmp_path):
     rows = [{**row, "weights": (i % 3) / 2} for i, row in enumerate(questions(8))]
     pairs = preferences(8)
     (tmp_path / "run.py").write_text(SCRIPT)
     (tmp_path / "told.json").write_text(json.dumps({"sft": rows, "dpo": pairs, "settings": SETTINGS}))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launch, str(tmp_path / "run.py"), str(start), str(tmp_path), str(tmp_path / "told.json")]
+    command = [*LAUNCH, str(tmp_path / "run.py"), str(start), str(tmp_path), str(tmp_path / "told.json")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     train_sft(start, rows, tmp_path / "one-sft", accumulation=2, **SETTINGS)

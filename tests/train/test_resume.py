@@ -59,8 +59,10 @@ def test_a_checkpoint_that_a_kill_cut_is_passed_over(start, tmp_path):
 def test_another_run_does_not_take_over_and_restart_drops_the_first(start, tmp_path):
     settings = {"max_steps": 6, "batch_size": 4, "save_every": 2, **EXACT}
     killed_at(5, train_sft, start, questions(24), tmp_path / "out", **settings)
-    with pytest.raises(OutputError, match="belongs to another run"):
+    with pytest.raises(OutputError, match=r"belongs to another run. What differs:\n  rows: they have changed\n"):
         train_sft(start, questions(20), tmp_path / "out", **settings)
+    with pytest.raises(OutputError, match=r"\n  learning_rate: 1e-05 there, 0.001 now\n.*: --restart"):
+        train_sft(start, questions(24), tmp_path / "out", learning_rate=1e-3, **settings)
     report = train_sft(start, questions(20), tmp_path / "out", resume=False, **settings)
     assert report.resumed_at == 0 and report.rows == 20
 

@@ -138,6 +138,14 @@ def test_lines_that_are_no_json_objects_are_named(tmp_path):
         read_rows(path)
 
 
+@pytest.mark.parametrize("start", ["", '{"a": '])
+def test_json_that_is_too_deep_is_an_error_like_another(start, tmp_path):
+    path = tmp_path / "d.jsonl"
+    path.write_text(start + "[" * 100_000)
+    with pytest.raises((BadData, BadRows), match=r"starts as a JSON list|d.jsonl:1: not JSON"):
+        read_rows(path)
+
+
 def test_a_hub_id_is_loaded_by_datasets_and_its_failure_told(monkeypatch):
     datasets = pytest.importorskip("datasets")
     asked = []

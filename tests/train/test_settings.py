@@ -42,6 +42,7 @@ def test_changes_are_checked_as_a_mapping_is():
         (DpoSettings, {"label_smoothing": 0.5}, "below 0.5"),
         (DpoSettings, {"label_smoothing": 0.1, "loss": "orpo"}, "belongs to --loss sigmoid"),
         (SftSettings, {"quantization": "nf4"}, "Add adapters"),
+        (SftSettings, {"shard_size": "banana"}, "shard_size (--shard-size): 'banana' is not a size"),
     ],
 )
 def test_wrong_settings_are_named(kind, mapping, what):

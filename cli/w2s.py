@@ -225,4 +225,6 @@ def _show_findings(found: Any) -> None:
     if rows:
         show_table(("rule", "rows", "first", "meaning"), rows)
     else:
-        click.echo("nothing wrong was found")
+        click.echo("nothing wrong was found" + (" by the rules that were checked" if found.unchecked else ""))
+    for rule, why in found.unchecked.items():
+        click.echo(f"not checked: {rule} ({why})")

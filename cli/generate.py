@@ -64,9 +64,10 @@ def generate(model: str, data: Path, output: Path, **options: Any) -> None:
 
 def _plan(model: str, data: Path, output: Path, sampling: Any, options: dict[str, Any]) -> dict[str, Any]:
     """What would be asked; reads the tokenizer, not the weights."""
-    from expo.generate.run import prepare
+    from expo.generate.run import check_output, prepare
     from expo.generate.write import tasks_of
 
+    check_output(output, options["form"], [data, options["demos"]])
     for name in ("overwrite", "batch_tokens", "concurrency"):
         options.pop(name)
     prepared = prepare(model, data, sampling=sampling, **options)

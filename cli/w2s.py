@@ -75,7 +75,7 @@ def select(weak, icl, ids, form, output, overwrite, dry_run, mode, extraction, e
         return
     if ids:
         raise click.UsageError("--ids goes without --icl: agreement decides which ids are kept.")
-    with output_folder(output, overwrite, dry_run) as folder:
+    with output_folder(output, overwrite, dry_run, [weak, icl]) as folder:
         same = _same(equivalence)
         report = step.select(weak, icl, folder, mode=Mode(mode), same=same, extract=extract, suffix=f".{form}")
         keep(report, folder / "report.json")
@@ -163,7 +163,8 @@ def data(name, raw, output, overwrite, dry_run, as_json) -> None:
         raise click.UsageError(
             "olympicarena is read from the Hub only: its raw files are not in the authors' repository."
         )
-    with output_folder(output, overwrite, dry_run) as folder:
+    inputs = [raw, *raw.glob("*.jsonl")] if raw else []  # its files may be links into OUTPUT
+    with output_folder(output, overwrite, dry_run, inputs) as folder:
         report = DATA_SETS[name](folder, raw=raw)
         keep(report, folder / "report.json")
     tell(report, as_json)
@@ -224,4 +225,6 @@ def _show_findings(found: Any) -> None:
     if rows:
         show_table(("rule", "rows", "first", "meaning"), rows)
     else:
-        click.echo("nothing wrong was found")
+        click.echo("nothing wrong was found" + (" by the rules that were checked" if found.unchecked else ""))
+    for rule, why in found.unchecked.items():
+        click.echo(f"not checked: {rule} ({why})")

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from expo.errors import OutputError
+from expo.rows import check_inputs
 
 BESIDE = ".report.json"  # appended to the name of the file that a report is about
 _NAMES = ("weak", "icl", "hybrid", "train_1", "train_2", "test", "report")
@@ -26,8 +27,8 @@ def _check_output(output: Path, overwrite: bool) -> None:
 @contextlib.contextmanager
 def output_file(output: Path, overwrite: bool, dry_run: bool, inputs: Sequence[Path | None]) -> Iterator[Path]:
     """The file to write: OUTPUT, or one that is gone afterwards."""
-    if any(path and path.exists() and output.exists() and path.samefile(output) for path in inputs):
-        raise OutputError(f"{output} is an input, which is read-only. Choose another output.")
+    check_inputs(output, inputs)
+    check_inputs(output.with_name(output.name + BESIDE), inputs)
     with _scratch(output, dry_run) as place:
         if not dry_run:
             _check_output(output, overwrite)
@@ -35,8 +36,9 @@ def output_file(output: Path, overwrite: bool, dry_run: bool, inputs: Sequence[P
 
 
 @contextlib.contextmanager
-def output_folder(output: Path, overwrite: bool, dry_run: bool) -> Iterator[Path]:
+def output_folder(output: Path, overwrite: bool, dry_run: bool, inputs: Sequence[Path | None]) -> Iterator[Path]:
     """A folder to fill, which becomes OUTPUT once everything in it is written."""
+    check_inputs(output, inputs)
     if dry_run:
         with _scratch(output, dry_run) as place:
             yield place

@@ -54,10 +54,10 @@ def reasoning(
         click.echo((path if path.is_file() else shipped()[run_file]).read_text(), nl=False)
         return
     stages, output = build(run), output or Path("runs") / run.name
+    check(run)
     if dry_run:
         _show_plan(plan_stages(stages, output, from_=from_), as_json)
         return
-    check(run)
     say = (lambda text: None) if quiet else (lambda text: click.echo(text, err=True))
     with _torch(run.threads):
         outcomes = run_stages(stages, output, from_=from_, say=say)

@@ -92,6 +92,27 @@ def replace_file(path: str | Path, data: bytes) -> None:
         raise _refused(path, error) from error
 
 
+def check_inputs(output: str | Path, inputs: Iterable[str | Path | None]) -> None:
+    """Raise OutputError where writing `output` would change an input: the same file, or one folder inside the other.
+
+    Links are followed. An input that does not exist is left to whoever reads it.
+    """
+    place = Path(output).resolve()
+    for path in inputs:
+        if path is None or not os.path.exists(path):
+            continue
+        source = Path(path).resolve()
+        if place.exists() and place.samefile(source):
+            what = "is an input"
+        elif place.is_relative_to(source):
+            what = f"lies in {path}, an input"
+        elif source.is_relative_to(place):
+            what = f"holds {path}, an input"
+        else:
+            continue
+        raise OutputError(f"{output} {what}, which is read-only. Choose another output.")
+
+
 class Appender:
     """An open JSONL file that only grows, held by one process; what an earlier run left is in `found`."""
 

@@ -93,16 +93,27 @@ def mixture(lengths: Sequence[int], each: int, split: str, seed: int) -> list[Ex
     return examples
 
 
+def available(n_terms: int, split: str) -> int:
+    """How many different questions of `n_terms` numbers a split holds."""
+    start, stop = _bounds(n_terms, split)
+    return stop - start
+
+
+def _bounds(n_terms: int, split: str) -> tuple[int, int]:
+    """Where a split begins and ends among all questions of one length."""
+    return tuple(tenth * 10**n_terms // 10 for tenth in SPLITS[split])
+
+
 def _pool(n_terms: int, split: str) -> Tensor:
     """All questions of one length in a split, each as the decimal number that its terms spell."""
     if not 1 <= n_terms <= MAX_TERMS:
         raise ValueError(f"a question has 1 to {MAX_TERMS} numbers, not {n_terms}")
+    start, stop = _bounds(n_terms, split)
     numbers = torch.arange(10**n_terms)
     # Sorted by a fixed hash without collisions, so that no split is an arithmetic pattern in the digits.
     mixed = numbers * 2654435761 % 2**32
     mixed = (mixed ^ (mixed >> 15)) * 668265261 % 2**32
     shuffled = (mixed ^ (mixed >> 13)).argsort()
-    start, stop = (tenth * len(numbers) // 10 for tenth in SPLITS[split])
     return shuffled[start:stop]
 
 

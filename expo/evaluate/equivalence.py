@@ -3,6 +3,8 @@
 math-verify and a judge run outside this process, so that an answer like 9**9**9 costs its time bound and nothing else.
 """
 
+import os
+import re
 import shlex
 import shutil
 from collections.abc import Callable, Sequence
@@ -71,4 +73,7 @@ def _command(line: str, seconds: float) -> Judge:
         raise JudgeError(
             f"--equivalence {line!r} is neither {known} nor a command that can be run.{nearest(line, NAMES)}"
         )
+    interpreter = re.fullmatch(r"(python[\d.]*|perl|ruby|node|(ba|z|da)?sh)", os.path.basename(words[0]))
+    if interpreter and len(words) > 1 and not words[1].startswith("-") and not os.path.exists(words[1]):
+        raise JudgeError(f"--equivalence {line!r}: {words[1]}: no such file.")
     return lambda pairs: run_judge(words, pairs, seconds)

@@ -60,13 +60,18 @@ def _problem(values: Mapping[str, Any]) -> str | None:
     return None
 
 
+def settings_path(path: Path) -> Path:
+    """Where the settings of a file of answers stand."""
+    return path.with_name(path.name + ".settings.json")
+
+
 class AnswerFile:
     """An open file of answers, beside which its settings stand; knows which answers it has."""
 
     def __init__(self, path: Path, questions: Sequence[Question], settings: Mapping[str, Any], *, overwrite: bool):
         self.path = path
         self.questions = {question.id: question for question in questions}
-        self.beside = path.with_name(path.name + ".settings.json")
+        self.beside = settings_path(path)
         if overwrite:
             path.unlink(missing_ok=True)
         begun = path.exists() and path.stat().st_size > 0

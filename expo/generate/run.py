@@ -11,10 +11,10 @@ from typing import Any
 import xxhash
 
 from expo.errors import BadSetting
-from expo.generate.answers import Answer, AnswerFile
+from expo.generate.answers import Answer, AnswerFile, settings_path
 from expo.generate.prompts import TEMPLATE, Demo, Question, check_chat, read_demos, read_questions
 from expo.generate.sampling import Sampling, check_long_prompts
-from expo.rows import replace_file
+from expo.rows import check_inputs, replace_file
 
 FORMATS = ("jsonl", "alpaca_eval")
 _SUSPICIOUS = 5  # questions whose samples are all equal, from which on a server is suspected not to sample
@@ -90,12 +90,13 @@ def generate(
     progress is called with answers there, answers wanted, and tokens written since the last call.
     Raises RowsError, OtherSettings, PromptTooLong, NoChatTemplate, ModelError, EndpointError, OutputError.
     """
+    check_output(output, form, [questions, demos])
     prepared = prepare(
         model, questions, sampling=sampling, demos=demos, endpoint=endpoint, chat=chat, template=template,
         long_prompts=long_prompts, device=device, dtype=dtype, trust_remote_code=trust_remote_code, form=form,
     )  # fmt: skip
     output, began = Path(output), time.monotonic()
-    rows_path = output.with_name(output.name + ".rows.jsonl") if form == "alpaca_eval" else output
+    rows_path = _rows_path(output, form)
     wanted = len(prepared.questions) * prepared.sampling.samples
     report = Report(str(output), len(prepared.questions), wanted)
     with AnswerFile(rows_path, prepared.questions, prepared.settings, overwrite=overwrite) as file:
@@ -114,6 +115,18 @@ def generate(
     if form == "alpaca_eval":
         _write_alpaca_eval(output, rows, prepared)
     return report
+
+
+def check_output(output: str | Path, form: str, sources: Iterable[Rows | None]) -> None:
+    """Raise OutputError where anything that generate writes is a file that it reads."""
+    inputs = [source for source in sources if isinstance(source, str | Path)]
+    rows_path = _rows_path(Path(output), form)
+    for path in dict.fromkeys([Path(output), rows_path, settings_path(rows_path)]):
+        check_inputs(path, inputs)
+
+
+def _rows_path(output: Path, form: str) -> Path:
+    return output.with_name(output.name + ".rows.jsonl") if form == "alpaca_eval" else output
 
 
 def prepare(

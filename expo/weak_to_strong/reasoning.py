@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from expo.errors import nearest
+from expo.checkpoint.source import looks_local
+from expo.errors import ExpoError, nearest
 from expo.weak_to_strong import actions
 from expo.weak_to_strong.errors import RunFileError
 from expo.weak_to_strong.labels import RESULTS
@@ -29,18 +30,31 @@ def build(run: RunFile) -> list[Stage]:
 
 
 def check(run: RunFile) -> None:
-    """Raise for what would stop a run in its middle: missing files, an unknown extraction, an absent judge."""
+    """Raise RunFileError with all that would stop a run in its middle: absent files, an unknown extraction or judge."""
     from expo.evaluate import extractor, judge
+    from expo.weak_to_strong.running_sum import shortages
 
-    extractor(run.extraction)
-    judge(run.equivalence)
+    problems = []
+    for look, name in ((extractor, run.extraction), (judge, run.equivalence)):
+        try:
+            look(name)
+        except ExpoError as error:
+            problems.append(str(error))
     asked = run.data.model_dump().values() if run.data else ()
     files = [*asked, run.demos.file, *run.given.values()]
     missing = [path for path in files if path and not Path(path).exists()]
-    if missing:
-        remedy = f"To make the questions: expo w2s data {run.name} -o {Path(missing[0]).parent}."
-        known = run.name in DATA_SETS
-        raise RunFileError("\n".join([*(f"{path}: no such file." for path in missing), *([remedy] if known else [])]))
+    problems += [f"{path}: no such file." for path in missing]
+    models = [run.strong, *(one.model for one in run.weak), *(name for one in run.adapters for name in one.adapters)]
+    for name in dict.fromkeys(models):
+        path = Path(name).expanduser()
+        # BASE+ADAPTER and a revision on the Hub are left to the stage that loads them.
+        if name and not set("+@") & set(name) and looks_local(path) and not path.exists():
+            problems.append(f"{name}: no such model.")
+    problems += shortages(run) if run.embedded else []
+    if missing and run.name in DATA_SETS:
+        problems.append(f"To make the questions: expo w2s data {run.name} -o {Path(missing[0]).parent}.")
+    if problems:
+        raise RunFileError("\n".join(problems))
 
 
 class Pipeline:

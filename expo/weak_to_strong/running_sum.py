@@ -39,6 +39,19 @@ def prepare(run: RunFile, folder: Path) -> dict[str, Any]:
     return {"rows": {name: len(examples) for name, examples in parts.items()}, "pretraining loss": losses[-1]}
 
 
+def shortages(run: RunFile) -> list[str]:
+    """What the run asks of the embedded task beyond the questions that exist."""
+    from expo import toy
+
+    task = run.embedded
+    told = []
+    for name, share in (("train", 2), ("test", 1), ("validation", 1)):  # train_1 and train_2 have no question in common
+        wanted, most = getattr(task, name), toy.available(task.terms, name) // share
+        if wanted > most:
+            told.append(f"embedded.{name}: {wanted:,} questions of {task.terms} numbers; there are {most:,}.")
+    return told
+
+
 def row(number: int, example: Any) -> dict[str, Any]:
     """A solved question as a row of the pipeline."""
     from expo import toy

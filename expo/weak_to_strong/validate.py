@@ -18,6 +18,7 @@ from expo.weak_to_strong.answers import (
     field,
     identity,
     open_answers,
+    parse_answer,
     same_text,
 )
 from expo.weak_to_strong.keyed import Keyed, read_json
@@ -41,6 +42,9 @@ RULES = {
     "stored prediction": "the stored final answer is not the one that the response holds",
     "stored result": "the stored result is not what comparing prediction and gold gives",
 }
+
+
+ADD_EXTRACTION = "add --extraction"
 
 
 class Row(NamedTuple):
@@ -72,6 +76,7 @@ class Validation(NamedTuple):
     ids: int
     sides: Mapping[str, int]  # pairs: how often the weak model's response is chosen, rejected, neither
     findings: list[Finding]
+    unchecked: Mapping[str, str]  # rule -> why the given material does not tell
 
 
 class Tally:
@@ -81,6 +86,7 @@ class Tally:
         self.counts: dict[str, int] = {}
         self.first: dict[str, str] = {}
         self.details: dict[str, str] = {}
+        self.unchecked: dict[str, str] = {}
 
     def add(self, rule: str, where: str) -> None:
         self.counts[rule] = self.counts.get(rule, 0) + 1
@@ -107,12 +113,14 @@ def validate(
 
     weak: the answers of the weak model that the file is said to come from; without it, its origin is not checked.
     others: name -> answers of other weak models, to say whose responses a pair file really holds.
-    extract: takes the final answer out of a response; without it, final answers are not checked.
+    extract: takes the final answer out of a response; without it, final answers are known from `pred` alone, the
+    row's own or for its responses the weak model's. `unchecked` names the rules that this leaves open.
     Raises RowError where the file cannot be read as one of the four kinds.
     """
     rows = read_json(path, parse)
     kinds = {row.kind for row in rows}
     tally = Tally()
+    own = Keyed(weak, _as_told) if weak else None
     prediction = _remembering(extract) if extract else None
     seen: dict[bytes, int] = {}
     groups: dict[Id, list] = {}
@@ -130,10 +138,12 @@ def validate(
         if last is not None and type(last) is type(row.id) is int and row.id < last:
             tally.add("order", where)
         last = row.id
-        _check_texts(row, where, tally, prediction, same)
+        _check_texts(row, where, tally, prediction, same, own)
         _check_group(groups.setdefault(row.id, []), row, where, tally, prediction, same)
-    sides = _check_origin(rows, weak, others or {}, tally) if weak else {}
-    return Validation("/".join(sorted(kinds)), len(rows), len(groups), sides, tally.findings())
+    sides = _check_origin(rows, own, others or {}, tally) if own else {}
+    if not extract:
+        _tell_unchecked(kinds, tally)
+    return Validation("/".join(sorted(kinds)), len(rows), len(groups), sides, tally.findings(), tally.unchecked)
 
 
 def parse(found: dict) -> Row:
@@ -155,7 +165,9 @@ def parse(found: dict) -> Row:
     return Row(kind, key, field(found, PROMPT, str), (field(found, RESPONSE, str),), stored, sample)
 
 
-def _check_texts(row: Row, where: str, tally: Tally, prediction: Extract | None, same: Same) -> None:
+def _check_texts(
+    row: Row, where: str, tally: Tally, prediction: Extract | None, same: Same, own: Keyed[Answer] | None
+) -> None:
     if not all(text.strip() for text in row.texts):
         tally.add("empty response", where)
     if row.kind == "vote":
@@ -163,7 +175,10 @@ def _check_texts(row: Row, where: str, tally: Tally, prediction: Extract | None,
             tally.add("empty prediction", where)
         return
     preds = [prediction(text) for text in row.texts] if prediction else []
-    if (preds or [row.stored.get("pred")])[0] == "":
+    pred = preds[0] if preds else row.stored.get("pred", _pred_of(row, own))
+    if pred is None:
+        tally.unchecked["empty prediction"] = f"no pred; {ADD_EXTRACTION}"
+    elif pred == "":
         tally.add("empty prediction", where)
     if row.kind == "pair":
         if row.texts[0] == row.texts[1]:
@@ -197,9 +212,24 @@ def _check_group(group: list, row: Row, where: str, tally: Tally, prediction: Ex
             tally.add("disagreement", where)
 
 
-def _check_origin(rows: Keyed[Row], weak: str | Path, others: Mapping[str, str | Path], tally: Tally) -> dict[str, int]:
+def _pred_of(row: Row, own: Keyed[Answer] | None) -> str | None:
+    """The final answer that the weak model's file tells of a row's first response, None where it tells none."""
+    if own is None or row.id not in own or own[row.id].response != row.texts[0]:
+        return None
+    return own[row.id].pred
+
+
+def _tell_unchecked(kinds: set[str], tally: Tally) -> None:
+    """The rules, besides the empty prediction, that compare final answers as responses hold them."""
+    for kind, rule in (("pair", "same answer"), ("training", "disagreement"), ("answer", "stored prediction")):
+        if kind in kinds:
+            tally.unchecked[rule] = ADD_EXTRACTION
+
+
+def _check_origin(
+    rows: Keyed[Row], own: Keyed[Answer], others: Mapping[str, str | Path], tally: Tally
+) -> dict[str, int]:
     """Whether the weak model wrote what it is said to have written; how often it stands on which side of a pair."""
-    own = open_answers(weak, _no_prediction)
     models = {name: open_answers(path, _no_prediction) for name, path in others.items()}
     sides = {"weak chosen": 0, "weak rejected": 0, "neither": 0}
     held = dict.fromkeys(models, 0)
@@ -227,6 +257,12 @@ def _check_origin(rows: Keyed[Row], weak: str | Path, others: Mapping[str, str |
 
 def _as_answers(row: Row, *preds: str) -> list[Answer]:
     return [Answer(row.id, row.prompt, row.texts[0], pred) for pred in preds]
+
+
+def _as_told(row: dict) -> Answer:
+    """An answer of the weak model; its `pred` is None where the row tells none."""
+    answer = parse_answer(row, _no_prediction)
+    return answer if row.get("pred") is not None else answer._replace(pred=None)
 
 
 def _no_prediction(response: str) -> str:

@@ -69,8 +69,10 @@ def vote_files(
     """Write one vote a question to `output` (JSONL); the report.
 
     samples: one file a seed, each with one answer a question; or one file whose rows say which `sample` they are.
-    Raises RowError, DuplicateId, IdMismatch, or RowError where questions have different numbers of samples.
+    Raises DuplicateId, IdMismatch, or RowError, also where questions have different numbers of samples, or where a
+    file is given twice.
     """
+    _check_distinct(samples)
     right: list[bool | None] = []
     sizes: set[int] = set()
     prepare(same, (pair for answers in gather(samples, extract) for pair in combinations(answers, 2)))
@@ -89,6 +91,18 @@ def vote_files(
         "samples a question": sorted(sizes),
         "accuracy of the majority": accuracy(right),
     }
+
+
+def _check_distinct(paths: Sequence[str | Path]) -> None:
+    """Raise RowError where a file, or its content, is there twice: its answers would have two voices."""
+    found: dict[str, str | Path] = {}  # hash -> the first file that has it
+    for path in paths:
+        if len(paths) == 1 or not Path(path).is_file():
+            continue  # what cannot be read is told when it is opened
+        other = found.setdefault(hash_of(path), path)
+        if other is not path or paths.count(path) > 1:
+            alike = "is the same file as" if Path(path).samefile(other) else "has the same content as"
+            raise RowError(path, f"{alike} {other}, and would be counted twice.", "Give one file for each seed.")
 
 
 def gather(paths: Sequence[str | Path], extract: Extract | None = None) -> Iterator[list[Answer]]:

@@ -166,3 +166,24 @@ def test_run_files_are_listed_and_shown(capsys):
 def test_every_command_has_a_line_of_help():
     assert set(w2s.commands) == {"reasoning", "select", "vote", "pairs", "data", "validate"}
     assert all(one.get_short_help_str() for one in w2s.commands.values())
+
+
+def test_validate_takes_predictions_from_the_weak_file_and_says_what_it_cannot_tell(files, capsys):
+    rows = [answer(0, "1"), answer(1, "", response="who knows")]
+    weak = write(files / "weak.jsonl", rows)
+    told = [{"id": row["id"], "content": row["prompt"], "output": row["response"]} for row in rows]
+    training = write(files / "training.json", told, array=True)
+    pair = {"id": 1, "content": "q1", "output": ["who knows", "so 3"]}
+    code, stdout, _ = command(capsys, "w2s", "validate", training)
+    assert code == 0 and "not checked: empty prediction (no pred; add --extraction)" in stdout
+    assert "nothing wrong was found by the rules that were checked" in stdout
+    for path in (training, write(files / "pairs.json", [pair], array=True)):
+        code, stdout, _ = command(capsys, "w2s", "validate", path, "--weak", weak, "--json")
+        found = json.loads(stdout)
+        assert code == 1 and [(one["rule"], one["count"]) for one in found["findings"]] == [("empty prediction", 1)]
+        assert "empty prediction" not in found["unchecked"]
+    write(weak, [{name: row[name] for name in ("id", "prompt", "response")} for row in rows])
+    code, stdout, _ = command(capsys, "w2s", "validate", training, "--weak", weak, "--json")
+    assert code == 0 and json.loads(stdout)["unchecked"]["empty prediction"] == "no pred; add --extraction"
+    code, stdout, _ = command(capsys, "w2s", "validate", training, "--extraction", r"regex:so (.*)")
+    assert code == 1 and "empty prediction" in stdout and "not checked" not in stdout

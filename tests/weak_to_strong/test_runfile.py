@@ -1,6 +1,7 @@
 """A run file is read strictly: every mistake is an error with its line and the nearest name."""
 
 import pytest
+from engine import command
 
 from expo.weak_to_strong.errors import RunFileError
 from expo.weak_to_strong.reasoning import build, check
@@ -133,3 +134,20 @@ def test_golds_of_train_2_reach_no_stage_but_the_ceilings(tmp_path):
     stages = build(load_run(written(tmp_path, GOOD)))
     learns = {s.name for s in stages if any(str(item) == "b.jsonl" for r, item in s.inputs.items() if r != "questions")}
     assert learns == {"shared/ceiling_sft"}
+
+
+def test_a_dry_run_names_everything_that_is_absent(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    text = GOOD.replace("org/strong", "./strong") + "equivalence: python3 judge.py\nextraction: 'regex:('\n"
+    written(tmp_path, text)
+    code, _, error = command(capsys, "w2s", "reasoning", "run.yaml", "--dry-run")
+    assert code == 1 and error.count("error: ") == 1
+    for words in ("a.jsonl: no such file", "c.jsonl: no such file", "judge.py: no such file", "./strong: no such"):
+        assert words in error
+    assert "regex:( is no regular expression" in error and not (tmp_path / "runs").exists()
+    (tmp_path / "judge.py").touch()
+    words = ["embedded.train=4001", "embedded.terms=4", "embedded.test=1001", "embedded.validation=1000"]
+    sets = [part for word in (*words, "equivalence=python3 judge.py") for part in ("--set", word)]
+    code, _, error = command(capsys, "w2s", "reasoning", "running-sum", "--dry-run", *sets)
+    assert code == 1 and "embedded.train: 4,001 questions of 4 numbers; there are 4,000." in error
+    assert "embedded.test: 1,001" in error and "validation" not in error and "judge" not in error

@@ -69,3 +69,14 @@ def test_missing_samples_are_refused(tmp_path):
     with pytest.raises(IdMismatch):
         vote_files(seeds, tmp_path / "out.jsonl")
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_seed_that_is_given_twice_is_not_counted_twice(tmp_path):
+    one, other = write(tmp_path / "one.jsonl", [answer(0, "1")]), write(tmp_path / "other.jsonl", [answer(0, "1")])
+    (tmp_path / "link.jsonl").symlink_to(one)
+    for again in (one, str(one), tmp_path / "link.jsonl"):
+        with pytest.raises(RowError, match=r"is the same file as .*one.jsonl, and would be counted twice"):
+            vote_files([one, again], tmp_path / "votes.jsonl")
+    with pytest.raises(RowError, match=r"other.jsonl: has the same content as .*one.jsonl"):
+        vote_files([one, other], tmp_path / "votes.jsonl")
+    assert not (tmp_path / "votes.jsonl").exists()

@@ -39,10 +39,11 @@ def plan(recipe: Recipe, inputs: Mapping[str, Checkpoint] | None = None) -> Plan
     parameters = _parameters(recipe, found)
     if not found.problems and not found.matches:
         found.problems.append("the inputs have no tensor in common: there is nothing to write.")
+    picked = () if found.problems else picked_layers(recipe, find_method(recipe.method), resolver.tables)
+    found.problems += _unstated(sides.inputs[recipe.donor], picked)
     if problems := sides.problems or found.problems:  # what a tokenizer lacks makes the rest not fit
         raise PlanError(problems)
     jobs, shards = _lay_out(recipe, sides.inputs[recipe.donor], found.matches, parameters)
-    picked = picked_layers(recipe, find_method(recipe.method), resolver.tables)
     return Plan(
         recipe,
         sides.inputs,
@@ -50,27 +51,28 @@ def plan(recipe: Recipe, inputs: Mapping[str, Checkpoint] | None = None) -> Plan
         shards,
         tied=tuple(found.tied),
         left_out=tuple(found.left_out),
-        warnings=tuple([*found.warnings, *_warnings(recipe, sides, picked)]),
+        warnings=tuple([*found.warnings, *_warnings(recipe, sides)]),
         picked=picked,
         sides=sides,
     )
 
 
-def _warnings(recipe: Recipe, sides: SideFiles, picked: tuple[PickedLayers, ...]) -> list[str]:
-    """What opening, tokenizers and picked layers give to say."""
+def _warnings(recipe: Recipe, sides: SideFiles) -> list[str]:
+    """What opening and tokenizers give to say."""
     donor = sides.inputs[recipe.donor]
     opened = [warning for checkpoint in sides.inputs.values() for warning in checkpoint.warnings]
     rows = [] if recipe.tokenizer else _tokenizer_warnings(donor, sides.inputs)
-    return [*opened, *sides.notes, *rows, *_layer_warnings(donor, picked)]
+    return [*opened, *sides.notes, *rows]
 
 
-def _layer_warnings(donor: Checkpoint, picked: tuple[PickedLayers, ...]) -> list[str]:
-    """A sentence for each number of layers that config.json does not state, and so cannot be changed in it."""
+def _unstated(donor: Checkpoint, picked: tuple[PickedLayers, ...]) -> list[str]:
+    """A sentence for each number of layers that config.json does not state, so that it would belie the tensors."""
+    config = copy.deepcopy(donor.config)
     return [
-        f"config.json of {donor.source.label} does not state {part.before} layers"
-        f"{f' of {part.module}' if part.module else ''}, so their new number, {len(part.sources)}, is not in it"
+        f"config.json of {donor.source.label} does not state the {part.before} layers of {part.stack}, so it cannot be "
+        f"changed to {len(part.sources)}. Correct it, or take all {part.before} layers in their order."
         for part in picked
-        if donor.config and not relayer(copy.deepcopy(donor.config), part)
+        if config and not relayer(config, part) and not part.are_all
     ]
 
 

@@ -53,11 +53,12 @@ class Resolver:
         self.found.warnings += complaints.architectures(self.inputs) + complaints.same_twice(self.inputs)
         for role, table in self.tables.items():
             self._settle_heads(role, table)
-        targets = Targets(self.recipe, self.method, self.tables)
+        targets = Targets(self.recipe, self.method, self.tables, self.donor.config)
         absent: dict[str, list[str]] = {}
         for target in targets:
             self._match(target, absent)
         self.found.problems += targets.problems
+        self.found.warnings += targets.notes
         for role in self.others:
             if targets.sliced:
                 self._report_absent(role, absent.get(role, []))

@@ -1,15 +1,16 @@
 """Which output tensors a recipe's modules and slices ask for, and which tensor of each model goes into them."""
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from expo.checkpoint.names import layer_of
 from expo.checkpoint.spec import TensorSpec
 from expo.methods import Method
 from expo.output.layers import PickedLayers
+from expo.planning.stacks import free_components, inside, layer_counts, main_stack, rivals
 from expo.planning.tied import EMBEDDINGS, ends_with
-from expo.recipe import Module, Recipe, Slice
+from expo.recipe import Module, Recipe, Slice, Source
 from expo.recipe.check import models_of
 
 Tables = Mapping[str, Mapping[str, TensorSpec]]  # model -> name in the donor's spelling -> tensor
@@ -31,26 +32,52 @@ class Target:
 
 
 class Targets:
-    """The targets of one recipe; what cannot be is in `problems`."""
+    """The targets of one recipe; what cannot be is in `problems`, what should be known in `notes`."""
 
-    def __init__(self, recipe: Recipe, method: Method, tables: Tables):
-        self.recipe, self.method, self.tables = recipe, method, tables
+    def __init__(self, recipe: Recipe, method: Method, tables: Tables, config: Mapping[str, Any]):
+        self.recipe, self.method, self.tables, self.config = recipe, method, tables, config  # config: the donor's
         self.problems: list[str] = []
+        self.notes: list[str] = []
         self.sliced = any(part.n_layers is not None for module in recipe.parts for part in module.slices)
 
     def __iter__(self) -> Iterator[Target]:
-        taken: set[str] = set()
+        takers: dict[str, str | None] = {}
+        twice: dict[tuple[str | None, str | None], list[str]] = {}
         for module in self.recipe.parts:
+            before = len(takers)
             for target in self._of_module(module):
-                taken.add(target.name)
+                if target.name in takers:
+                    twice.setdefault((takers[target.name], module.name), []).append(target.name)
+                takers[target.name] = module.name
                 yield target
-        if any(module.name for module in self.recipe.parts):
-            left = [name for name in self.tables[self.recipe.donor] if name not in taken]
-            if left:
-                self.problems.append(
-                    f"no module takes {len(left)} tensors, such as {left[0]}. A module takes the tensors whose names "
-                    "have its name as a component."
-                )
+            if module.name and len(takers) == before and not self.problems:
+                self.notes.append(f"module {module.name} takes no tensor: none has that name as a component")
+        for (one, other), names in twice.items():
+            self.problems.append(f"modules {one} and {other} both take {len(names)} tensors, such as {names[0]}.")
+        yield from self._of_no_module()
+
+    def _of_no_module(self) -> Iterator[Target]:
+        """Tensors that no module takes: outside of layers they go with the first module, inside they are a problem."""
+        first, donor = self.recipe.parts[0], self.tables[self.recipe.donor]
+        left = [name for name in donor if not any(inside(module, name) for module in self.recipe.parts)]
+        layered = [name for name in left if layer_of(name)]
+        if layered:
+            free = ", ".join(free_components(donor, layered))
+            self.problems.append(
+                f"no module takes {len(layered)} tensors of layers, such as {layered[0]}. A module takes the tensors "
+                f"whose names have its name as a component{f'; free are: {free}' if free else ''}."
+            )
+        elif left and first.slices:
+            part = first.slices[0]
+            self.notes.append(
+                f"no module takes {len(left)} tensors outside of layers, such as {left[0]}: they go with the first "
+                f"module, {first.name}"
+            )
+            giver = self._giver(part)
+            for name in left:
+                role = giver if name in self.tables[giver] else self.recipe.donor
+                sources = tuple((model, name) for model in self._order(part))
+                yield Target(name, role, self.tables[role][name], sources, 0.0, first, part, part.n_layers is None)
 
     def _of_module(self, module: Module) -> Iterator[Target]:
         whole = [part for part in module.slices if part.n_layers is None]
@@ -63,8 +90,8 @@ class Targets:
 
     def _of_whole(self, module: Module, part: Slice) -> Iterator[Target]:
         giver = self._giver(part)
-        names = [name for name in self.tables[giver] if _inside(module, name)]
-        counts = _counts(names)
+        names = [name for name in self.tables[giver] if inside(module, name)]
+        counts = layer_counts(names)
         for name in names:
             place = layer_of(name)
             depth = _depth(place[1], counts[place[0]]) if place else 0.0
@@ -73,6 +100,9 @@ class Targets:
 
     def _of_slices(self, module: Module) -> Iterator[Target]:
         first, last = module.slices[0], module.slices[-1]
+        if problem := self._cut_short(module):
+            self.problems.append(problem)
+            return
         yield from self._outside(module, first, lambda name: _is_embedding(name))
         at = 0
         for part in module.slices:
@@ -80,13 +110,27 @@ class Targets:
             at += part.n_layers
         yield from self._outside(module, last, lambda name: not _is_embedding(name))
 
+    def _cut_short(self, module: Module) -> str | None:
+        """What is wrong where layers could be picked from several stacks."""
+        for giver in dict.fromkeys([self.recipe.donor, *map(self._giver, module.slices)]):
+            stacks = rivals(self.tables[giver], module, self.config)
+            if stacks:
+                names = [free_components(self.tables[giver], [f"{stack}.0"]) for stack in stacks]
+                example = ", ".join(f"{own[0]}: ..." for own in names if own) or "name: ..."
+                return (
+                    f"layer_range does not say which layers it picks: {giver} has the stacks {', '.join(stacks)}, "
+                    "and the others would keep theirs. Give each its own slices or models: "
+                    f"modules: {{{example}}}."
+                )
+        return None
+
     def _outside(self, module: Module, part: Slice, wanted) -> Iterator[Target]:
         """Tensors outside of the main stack of layers, as one slice merges them."""
         giver = self._giver(part)
         stack = main_stack(self.tables[giver], module)
         for name, spec in self.tables[giver].items():
             place = layer_of(name)
-            if _inside(module, name) and not (place and place[0] == stack) and wanted(name):
+            if inside(module, name) and not (place and place[0] == stack) and wanted(name):
                 sources = tuple((model, name) for model in self._order(part))
                 yield Target(name, giver, spec, sources, 0.0, module, part, False)
 
@@ -96,7 +140,7 @@ class Targets:
         if starts is None:
             return
         stack = main_stack(self.tables[giver], module)
-        rows = [(layer_of(name), name, spec) for name, spec in self.tables[giver].items() if _inside(module, name)]
+        rows = [(layer_of(name), name, spec) for name, spec in self.tables[giver].items() if inside(module, name)]
         for i in range(part.n_layers):
             for place, name, spec in rows:
                 if place == (stack, starts[giver] + i):
@@ -116,12 +160,10 @@ class Targets:
         starts = {}
         for source in reversed(part.sources):
             starts[source.model] = source.layers[0]
-            held = _counts(name for name in self.tables[source.model] if _inside(module, name))
+            held = layer_counts(name for name in self.tables[source.model] if inside(module, name))
             n_layers = held.get(main_stack(self.tables[source.model], module), 0)
             if source.layers[1] > n_layers:
-                self.problems.append(
-                    f"layer_range {list(source.layers)} lies outside of {source.model}, which has {n_layers} layers."
-                )
+                self.problems.append(_out_of_range(source, module, n_layers))
                 return None
         base = self._base(part)
         if base and base not in starts:
@@ -167,19 +209,10 @@ def picked_layers(recipe: Recipe, method: Method, tables: Tables) -> tuple[Picke
             layers = named.get(recipe.donor, part.sources[0].layers)
             sources += range(*layers)
         else:
-            before = _counts(name for name in donor if _inside(module, name))[main_stack(donor, module)]
-            found.append(PickedLayers(module.name, before, tuple(sources)))
+            stack = main_stack(donor, module)
+            before = layer_counts(name for name in donor if inside(module, name))[stack]
+            found.append(PickedLayers(stack, before, tuple(sources)))
     return tuple(found)
-
-
-def main_stack(table: Mapping[str, TensorSpec], module: Module) -> str | None:
-    """The layers that slices pick from: of several stacks the one with the most bytes."""
-    sizes: Counter[str] = Counter()
-    for name, spec in table.items():
-        place = layer_of(name)
-        if place and _inside(module, name):
-            sizes[place[0]] += spec.n_bytes
-    return sizes.most_common(1)[0][0] if sizes else None
 
 
 def numbered(name: str, layer: int) -> str:
@@ -190,14 +223,14 @@ def numbered(name: str, layer: int) -> str:
     return ".".join(part for part in (stack, str(layer), tail) if part)
 
 
-def _inside(module: Module, name: str) -> bool:
-    return module.name is None or f".{module.name}." in f".{name}."
-
-
-def _counts(names) -> Counter[str]:
-    """Layers of each stack."""
-    places = {place for place in map(layer_of, names) if place}
-    return Counter(stack for stack, _ in places)
+def _out_of_range(source: Source, module: Module, n_layers: int) -> str:
+    where = f" in {module.name}" if module.name else ""
+    said = f"layer_range {list(source.layers)} lies outside of {source.model}, which has {n_layers} layers{where}"
+    return (
+        f"{said}: [0, {n_layers}] takes them all, and the second number is at most {n_layers}."
+        if n_layers
+        else f"{said}."
+    )
 
 
 def _depth(i: int, n: int) -> float:

@@ -112,7 +112,7 @@ def test_filters_and_scopes_decide_from_the_narrowest(pair):
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        ([[("x", (0, 5), ())]], "layer_range [0, 5] lies outside of x, which has 4 layers"),
+        ([[("x", (0, 5), ())]], "layer_range [0, 5] lies outside of x, which has 4 layers: [0, 4] takes them all"),
         ([[("x", None, ())], [("x", (0, 1), ())]], "it must be the only one"),
     ],
 )
@@ -128,5 +128,33 @@ def test_modules_split_the_tensors_by_name_and_none_may_be_left(pair):
     modules = tuple(Module((Slice((Source(model),)),), name) for name, model in parts.items())
     held, _ = streamed(Recipe("carried", pair, modules=modules))
     assert all(held[name] == bits((y if ".layers." in name else x)[name]) for name in x)
-    with pytest.raises(PlanError, match=r"no module takes 1 tensors, such as lm_head.weight"):
-        expo.plan(Recipe("carried", pair, modules=modules[:3]))
+    with pytest.raises(PlanError, match=r"no module takes 36 tensors of layers, such as .*; free are: model, layers"):
+        expo.plan(Recipe("carried", pair, modules=modules[1:]))
+
+
+def test_what_no_module_takes_goes_with_the_first_one_and_the_plan_says_so(pair):
+    x, y = stored(pair, "x"), stored(pair, "y")
+    modules = (Module((Slice((Source("y"),)),), "layers"), Module((Slice((Source("x"),)),), "norm"))
+    plan = expo.plan(Recipe("carried", pair, modules=modules))
+    assert any("2 tensors outside of layers" in text and "first module, layers" in text for text in plan.warnings)
+    held, _ = streamed(plan.recipe)
+    assert held.keys() == x.keys()
+    assert all(held[name] == bits((x if name == "model.norm.weight" else y)[name]) for name in x)
+
+
+def test_a_tensor_of_two_modules_is_a_problem_and_a_module_of_none_is_said(pair):
+    modules = tuple(Module((Slice((Source("x"),)),), name) for name in ("layers", "mlp"))
+    with pytest.raises(PlanError, match="modules layers and mlp both take 12 tensors"):
+        expo.plan(Recipe("carried", pair, modules=modules))
+    modules = tuple(Module((Slice((Source("x"),)),), name) for name in ("layers", "lm_haed"))
+    assert any(
+        "lm_haed takes no tensor" in text for text in expo.plan(Recipe("carried", pair, modules=modules)).warnings
+    )
+
+
+def test_a_config_that_states_no_number_of_the_picked_layers_is_a_problem(pair, tmp_path):
+    config = {k: v for k, v in CONFIG.items() if k != "num_hidden_layers"} | {"layers_here": 4}
+    (tmp_path / "x" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(PlanError, match=r"does not state the 4 layers of model.layers, so it cannot be changed to 3"):
+        expo.plan(Recipe("carried", pair, modules=slices([("x", (0, 3), ())])))
+    expo.plan(Recipe("carried", pair, modules=slices([("x", (0, 1), ())], [("x", (1, 4), ())])))

@@ -339,9 +339,11 @@ class BadSetting(RecipeError):
 class PlanError(ExpoError):
     """The inputs do not fit together, or the output has no place; found before any tensor is read."""
 
-    def __init__(self, problems: list[str] | str):
+    def __init__(self, problems: list[str] | str, file: str = ""):
+        """file: the recipe that was planned, if the problems do not name it."""
         self.problems = [problems] if isinstance(problems, str) else problems
-        head = "" if len(self.problems) == 1 else f"{len(self.problems)} problems:\n\n"
+        of_file = f"{file}: " if file else ""
+        head = of_file if len(self.problems) == 1 else f"{of_file}{len(self.problems)} problems:\n\n"
         super().__init__(head + "\n\n".join(self.problems))
 
 

@@ -8,6 +8,7 @@ from expo.checkpoint.names import layer_of
 from expo.checkpoint.spec import TensorSpec
 from expo.methods import Method
 from expo.output.layers import PickedLayers
+from expo.planning.complaints import Told
 from expo.planning.tied import EMBEDDINGS, ends_with
 from expo.recipe import Module, Recipe, Slice
 from expo.recipe.check import models_of
@@ -47,15 +48,23 @@ class Targets:
         if any(module.name for module in self.recipe.parts):
             left = [name for name in self.tables[self.recipe.donor] if name not in taken]
             if left:
+                count = f"{len(left)} tensors, such as {left[0]}" if len(left) > 1 else left[0]
                 self.problems.append(
-                    f"no module takes {len(left)} tensors, such as {left[0]}. A module takes the tensors whose names "
-                    "have its name as a component."
+                    f"no module takes {count}. A module takes the tensors whose names have its name as a component."
                 )
+
+    def _wrong(self, module: Module, part: Slice, text: str, *where: str | int) -> None:
+        """A problem with a slice, or with what is at `where` inside of it."""
+        m = next(i for i, other in enumerate(self.recipe.parts) if other == module)
+        s = next(i for i, other in enumerate(module.slices) if other is part)
+        self.problems.append(Told.at(("modules", m, "slices", s, *where), text))
 
     def _of_module(self, module: Module) -> Iterator[Target]:
         whole = [part for part in module.slices if part.n_layers is None]
         if whole and len(module.slices) > 1:
-            self.problems.append("a slice without layer_range merges whole models, so it must be the only one.")
+            self._wrong(
+                module, whole[0], "a slice without layer_range merges whole models, so it must be the only one."
+            )
         elif whole:
             yield from self._of_whole(module, whole[0])
         else:
@@ -114,21 +123,19 @@ class Targets:
     def _starts(self, module: Module, part: Slice) -> dict[str, int] | None:
         """Model -> first layer; None, with a problem, where a range lies outside of a model."""
         starts = {}
-        for source in reversed(part.sources):
+        for i, source in reversed(list(enumerate(part.sources))):
             starts[source.model] = source.layers[0]
             held = _counts(name for name in self.tables[source.model] if _inside(module, name))
             n_layers = held.get(main_stack(self.tables[source.model], module), 0)
             if source.layers[1] > n_layers:
-                self.problems.append(
-                    f"layer_range {list(source.layers)} lies outside of {source.model}, which has {n_layers} layers."
-                )
+                text = f"layer_range {list(source.layers)} lies outside of {source.model}, which has {n_layers} layers."
+                self._wrong(module, part, text, "sources", i, "layers")
                 return None
         base = self._base(part)
         if base and base not in starts:
             if len({source.layers for source in part.sources}) > 1:
-                self.problems.append(
-                    f"the sources take different layers, so {base} must be among them with a layer_range of its own."
-                )
+                text = f"the sources take different layers, so {base} must be among them with a layer_range of its own."
+                self._wrong(module, part, text)
                 return None
             starts[base] = part.sources[0].layers[0]
         return starts

@@ -128,5 +128,5 @@ def test_modules_split_the_tensors_by_name_and_none_may_be_left(pair):
     modules = tuple(Module((Slice((Source(model),)),), name) for name, model in parts.items())
     held, _ = streamed(Recipe("carried", pair, modules=modules))
     assert all(held[name] == bits((y if ".layers." in name else x)[name]) for name in x)
-    with pytest.raises(PlanError, match=r"no module takes 1 tensors, such as lm_head.weight"):
+    with pytest.raises(PlanError, match=r"no module takes lm_head.weight\."):
         expo.plan(Recipe("carried", pair, modules=modules[:3]))

@@ -149,3 +149,8 @@ def test_a_plan_s_complaints_say_file_line_and_column(here, capsys):
     (here / "r.yaml").write_text(f"merge_method: linear\nmodels: [{{model: dpo}}]\nparameters:\n  weight: {rows}\n")
     code, _, err = command(capsys, "plan", "r.yaml")
     assert code == 0 and "warning: r.yaml:4:12: parameters.weight: no tensor matches the filter 'mlpp'. Did" in err
+
+
+def test_an_unknown_method_may_be_a_plugin_s(here, capsys):
+    assert "--plugin MODULE" in command(capsys, "methods", "mine")[2]
+    assert "--plugin MODULE" in command(capsys, "merge", "r.yaml", "out", "--set", "merge_method=mine")[2]

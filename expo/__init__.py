@@ -14,6 +14,7 @@ from expo.version import __version__
 
 if TYPE_CHECKING:
     from expo.checkpoint import open_checkpoint
+    from expo.errors import ExpoError, OutputError, PlanError, RecipeError
     from expo.methods import method
     from expo.planning import plan
     from expo.recipe import Recipe, extrapolation, read_recipe
@@ -21,7 +22,11 @@ if TYPE_CHECKING:
     from expo.stream import load_model, run
 
 _HOMES = {
+    "ExpoError": "expo.errors",
+    "OutputError": "expo.errors",
+    "PlanError": "expo.errors",
     "Recipe": "expo.recipe",
+    "RecipeError": "expo.errors",
     "extrapolation": "expo.recipe",
     "load_model": "expo.stream",
     "merge": "expo.stages",
@@ -33,7 +38,11 @@ _HOMES = {
 }
 
 __all__ = [
+    "ExpoError",
+    "OutputError",
+    "PlanError",
     "Recipe",
+    "RecipeError",
     "__version__",
     "extrapolate",
     "extrapolation",

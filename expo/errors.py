@@ -307,7 +307,7 @@ class UnknownMethod(RecipeError):
     """No method of that name."""
 
     def __init__(self, name: str, hint: str):
-        super().__init__(f"no merge method is called {name!r}.{hint}")
+        super().__init__(f"no merge method is called {name!r}.{hint} Where a plugin registers it: --plugin MODULE.")
 
 
 class UnknownParameter(RecipeError):
@@ -339,9 +339,11 @@ class BadSetting(RecipeError):
 class PlanError(ExpoError):
     """The inputs do not fit together, or the output has no place; found before any tensor is read."""
 
-    def __init__(self, problems: list[str] | str):
+    def __init__(self, problems: list[str] | str, file: str = ""):
+        """file: the recipe that was planned, if the problems do not name it."""
         self.problems = [problems] if isinstance(problems, str) else problems
-        head = "" if len(self.problems) == 1 else f"{len(self.problems)} problems:\n\n"
+        of_file = f"{file}: " if file else ""
+        head = of_file if len(self.problems) == 1 else f"{of_file}{len(self.problems)} problems:\n\n"
         super().__init__(head + "\n\n".join(self.problems))
 
 
@@ -366,9 +368,10 @@ class Overflow(DataError):
     """A result lies beyond the output type's range."""
 
     def __init__(self, name: str, index: int, value: float, dtype: str, largest: float):
+        wider = {"F64": "", "F32": " To write a wider type: --dtype float64."}
         super().__init__(
             f"{name}[{index}] would be {value:.6g}, beyond the largest {dtype} ({largest:.6g}).\n"
-            "To clamp such values: --saturate. To write a wider type: --dtype float32."
+            f"To clamp such values: --saturate.{wider.get(dtype, ' To write a wider type: --dtype float32.')}"
         )
 
 

@@ -15,9 +15,10 @@ import xxhash
 
 from expo.checkpoint import open_checkpoint
 from expo.checkpoint.spec import Checkpoint, Source, TensorSpec, WeightFile
-from expo.errors import OutputError, PlanError
+from expo.errors import ExpoError, OutputError, PlanError
 from expo.output.folder import FolderSink
 from expo.planning import Plan, plan
+from expo.planning.complaints import Told
 from expo.planning.identity import check_output, fingerprint, input_records
 from expo.recipe import Recipe, Recipes, Stage, read_recipe
 
@@ -144,25 +145,27 @@ class Run:
 
     def _plan(self, stage: Stage, made: Mapping[str, Checkpoint]) -> Plan:
         """The plan of one stage, whose inputs from other stages are `made`."""
-        found = self._planned(stage, made)
+        try:
+            found = self._planned(stage, made)
+        except PlanError as error:
+            several = len(self.recipes.stages) > 1
+            raise located(error, stage, f"stage {stage.name}: " if several else "") from None
         before = {name for used in stage.uses.values() for name in (*self.plans_of[used].stages, used)}
         earlier = {name: made_by(planned) for name, planned in self.plans_of.items() if name in before}
-        self.plans_of[stage.name] = replace(found, uses=stage.uses, stages=earlier)
+        self.plans_of[stage.name] = replace(
+            found, uses=stage.uses, stages=earlier, warnings=tuple(_located(text, stage) for text in found.warnings)
+        )
         return self.plans_of[stage.name]
 
     def _planned(self, stage: Stage, made: Mapping[str, Checkpoint]) -> Plan:
         recipe = stage.recipe
-        if not stage.uses:
-            return plan(recipe)
         texts = dict(recipe.models)
         for model, used in stage.uses.items():
             _, plus, adapters = recipe.models[model].partition("+")
             texts[model] = f"{self.between / used}{plus}{adapters}"
         recipe = replace(recipe, models=texts)
         inputs = {
-            model: made[stage.uses[model]]
-            if model in stage.uses and "+" not in text
-            else open_checkpoint(text, max_header=recipe.max_header)
+            model: made[stage.uses[model]] if model in stage.uses and "+" not in text else _opened(stage, model, text)
             for model, text in texts.items()
         }
         return plan(recipe, inputs)
@@ -203,6 +206,33 @@ class Run:
         new = self.between / (_RECORD + ".new")
         new.write_text(json.dumps(done, indent=1) + "\n")
         new.rename(self.between / _RECORD)
+
+
+def _opened(stage: Stage, model: str, text: str) -> Checkpoint:
+    """A model of a stage; an error says where the recipe names it."""
+    try:
+        return open_checkpoint(text, max_header=stage.recipe.max_header)
+    except ExpoError as error:
+        if place := stage.place(("models", model)):
+            error.args = (f"{place}: {error}",)
+        raise
+
+
+def _located(text: str, stage: Stage) -> str:
+    """A sentence behind file, line and column of what it is about, where they are known."""
+    place = stage.place(text.where) if isinstance(text, Told) and text.where else None
+    return f"{place}: {text}" if place else text
+
+
+def located(error: PlanError, stage: Stage, name: str = "") -> PlanError:
+    """A plan's complaints with their places in the stage's file; the file alone where one has none."""
+    top = stage.place(())
+    if top is None:
+        return error
+    problems = [_located(text, stage) for text in error.problems]
+    if len(problems) == 1 and problems != error.problems:
+        return PlanError(problems)
+    return PlanError(problems, f"{top.file}: {name}".removesuffix(": "))
 
 
 def made_by(planned: Plan) -> dict[str, Any]:

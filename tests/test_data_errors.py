@@ -146,7 +146,7 @@ def test_a_result_beyond_the_range_stops_the_run_unless_it_is_clamped(tmp_path, 
     b = np.array([1.0, top, -top, top])
     a = np.array([1.0, top, top / 2, top / 2])
     inputs = write_pair(tmp_path, {"w": (dtype, a, dtype, b)})
-    words = ["w[2] would be -", f"beyond the largest {dtype}", "--saturate", "--dtype float32"]
+    words = ["w[2] would be -", f"beyond the largest {dtype}", "--saturate"]
     refused(Overflow, tmp_path, inputs, *words, rounding=rounding, alpha=0.5)
     recipe = expo.extrapolation(**inputs, rounding=rounding, alpha=0.5, saturate=True)
     assert decode(streamed(recipe)[0]["w"], dtype).tolist() == [1.0, top, -top, top]
@@ -223,3 +223,9 @@ def test_after_a_data_error_the_same_command_runs_once_the_data_is_right(tmp_pat
     write_stored(inputs["dpo"], whole)
     expo.extrapolate(**inputs, output=tmp_path / "out")
     assert read_stored(tmp_path / "out")["v"][2] == streamed(expo.extrapolation(**inputs))[0]["v"]
+
+
+@pytest.mark.parametrize(("dtype", "wider"), [("BF16", "float32"), ("F32", "float64"), ("F64", None)])
+def test_overflow_advises_a_type_that_is_wider(dtype, wider):
+    text = str(Overflow("x", 0, 1e39, dtype, 3e38))
+    assert "--saturate" in text and (f"--dtype {wider}." in text if wider else "--dtype" not in text)

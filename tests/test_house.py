@@ -139,6 +139,10 @@ def test_every_public_name_is_there_after_importing_every_submodule():
         assert callable(value) or name == "__version__", name
 
 
+def test_errors_are_public_and_one_family():
+    assert all(issubclass(e, expo.ExpoError) for e in (expo.PlanError, expo.RecipeError, expo.OutputError))
+
+
 def test_no_package_bears_the_name_of_a_public_function():
     rooms = {path.stem for path in PACKAGE.iterdir()}
     assert not rooms & set(expo.__all__)

@@ -10,7 +10,7 @@ from pico import llama_tensors, nudged, write_checkpoint
 
 import expo
 from expo.analysis.verify import verify
-from expo.errors import Interrupted, OutputError, PlanError, RecipeError, VerifyError
+from expo.errors import Interrupted, MissingSource, OutputError, PlanError, RecipeError, VerifyError
 from expo.stages import Run
 from expo.stream import run as run_plan
 
@@ -164,3 +164,13 @@ def test_verify_says_how_to_come_by_what_a_stage_made(home):
         verify("out", recompute=1.0, inputs={"c": "c"})
     again = verify("out", recompute=1.0, inputs={"c": "c", "mid": "out.stages/mid"})
     assert again.problems == [] and again.segments_recomputed == again.segments > 0
+
+
+def test_what_is_wrong_with_a_stage_names_file_and_stage(home):
+    tensors = llama_tensors()
+    write_checkpoint(home / "d", {**tensors, "lm_head.weight": tensors["lm_head.weight"][:, :4]}, config={"x": 1})
+    with pytest.raises(PlanError, match=r"^stages\.yaml: stage final: lm_head.weight: shapes differ"):
+        expo.merge("stages.yaml", "out", sets=["final.models.0.model=d"])
+    (home / "stages.yaml").write_text((home / "stages.yaml").read_text().replace("base_model: a", "base_model: ./e"))
+    with pytest.raises(MissingSource, match=r"^stages\.yaml:8:13: "):
+        expo.merge("stages.yaml", "out")

@@ -145,7 +145,9 @@ def rendered(question: Question, demos: Sequence[Demo], tokenizer: Any) -> tuple
     try:
         text = tokenizer.apply_chat_template(chat_messages(question, demos), tokenize=False, add_generation_prompt=True)
     except Exception as error:  # a template is a program of the model's author, and raises what it likes
-        raise RowsError(f"{question.where}: the model's chat template refuses these messages: {error}.") from error
+        raise RowsError(
+            f"{question.where}: the model's chat template refuses these messages: {str(error).rstrip('.')}."
+        ) from error
     return text, False
 
 

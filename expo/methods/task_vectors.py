@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _TINY = 1e-8  # a sum of weights below it does not normalize
-_DRAW = {4: 1 / (1 << 20), 8: 1 / (1 << 40)}  # bytes of a float -> the share of all magnitudes below which a sum counts as zero
+_DRAW = {
+    4: 1 / (1 << 20),
+    8: 1 / (1 << 40),
+}  # bytes of a float -> the share of all magnitudes below which a sum counts as zero
 
 
 def shares(weight: Sequence[float], *, normalize: bool) -> tuple[float, ...]:

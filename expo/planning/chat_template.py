@@ -92,5 +92,5 @@ def _broken(template: str) -> str | None:
     try:
         Environment(extensions=["jinja2.ext.loopcontrols"]).parse(_GENERATION.sub("", template))
     except TemplateSyntaxError as error:
-        return f"line {error.lineno} of the template: {error.message}."
+        return f"line {error.lineno} of the template: {str(error.message).rstrip('.')}."
     return None

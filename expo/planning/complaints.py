@@ -49,9 +49,9 @@ def one_sided(
     """Tensors on one side only, with a ready --rename where one explains them."""
     parts = []
     if missing:
-        parts.append(f"{len(missing)} tensors only in {donor} ({checkpoint.source.label}):\n{_listed(missing)}")
+        parts.append(f"{counted(missing)} only in {donor} ({checkpoint.source.label}):\n{_listed(missing)}")
     if extra:
-        parts.append(f"{len(extra)} tensors only in {role} ({other.source.label}):\n{_listed(extra)}")
+        parts.append(f"{counted(extra)} only in {role} ({other.source.label}):\n{_listed(extra)}")
     if rule := suggested_rename(missing, extra):
         parts.append(f"The names differ by a prefix: --rename '{rule}'.")
     else:
@@ -112,6 +112,11 @@ def same_twice(inputs: dict[str, Checkpoint]) -> list[str]:
     return [f"{role} is the same checkpoint as another input: there is no delta" for role in twice]
 
 
+def counted(names: list[str]) -> str:
+    """How many tensors, in words."""
+    return "1 tensor" if len(names) == 1 else f"{len(names)} tensors"
+
+
 def _listed(names: list[str]) -> str:
     lines = [f"  {name}" for name in names[:SHOWN]]
     if len(names) > SHOWN:
@@ -122,6 +127,6 @@ def _listed(names: list[str]) -> str:
 def absent_in_slices(role: str, checkpoint: Checkpoint, names: list[str]) -> str:
     """Tensors that a slice takes from an input which does not have them."""
     return (
-        f"{role} ({checkpoint.source.label}) lacks {len(names)} tensors that its slices need:\n{_listed(names)}\n"
+        f"{role} ({checkpoint.source.label}) lacks {counted(names)} that its slices need:\n{_listed(names)}\n"
         "To copy such tensors from the slice's first model: --on-mismatch copy. To leave them out: --on-mismatch skip."
     )

@@ -8,6 +8,7 @@ from expo.checkpoint.names import layer_of
 from expo.checkpoint.spec import TensorSpec
 from expo.methods import Method
 from expo.output.layers import PickedLayers
+from expo.planning.complaints import Told
 from expo.planning.stacks import free_components, inside, layer_counts, main_stack, rivals
 from expo.planning.tied import EMBEDDINGS, ends_with
 from expo.recipe import Module, Recipe, Slice, Source
@@ -79,10 +80,18 @@ class Targets:
                 sources = tuple((model, name) for model in self._order(part))
                 yield Target(name, role, self.tables[role][name], sources, 0.0, first, part, part.n_layers is None)
 
+    def _wrong(self, module: Module, part: Slice, text: str, *where: str | int) -> None:
+        """A problem with a slice, or with what is at `where` inside of it."""
+        m = next(i for i, other in enumerate(self.recipe.parts) if other == module)
+        s = next(i for i, other in enumerate(module.slices) if other is part)
+        self.problems.append(Told.at(("modules", m, "slices", s, *where), text))
+
     def _of_module(self, module: Module) -> Iterator[Target]:
         whole = [part for part in module.slices if part.n_layers is None]
         if whole and len(module.slices) > 1:
-            self.problems.append("a slice without layer_range merges whole models, so it must be the only one.")
+            self._wrong(
+                module, whole[0], "a slice without layer_range merges whole models, so it must be the only one."
+            )
         elif whole:
             yield from self._of_whole(module, whole[0])
         else:
@@ -158,19 +167,18 @@ class Targets:
     def _starts(self, module: Module, part: Slice) -> dict[str, int] | None:
         """Model -> first layer; None, with a problem, where a range lies outside of a model."""
         starts = {}
-        for source in reversed(part.sources):
+        for i, source in reversed(list(enumerate(part.sources))):
             starts[source.model] = source.layers[0]
             held = layer_counts(name for name in self.tables[source.model] if inside(module, name))
             n_layers = held.get(main_stack(self.tables[source.model], module), 0)
             if source.layers[1] > n_layers:
-                self.problems.append(_out_of_range(source, module, n_layers))
+                self._wrong(module, part, _out_of_range(source, module, n_layers), "sources", i, "layers")
                 return None
         base = self._base(part)
         if base and base not in starts:
             if len({source.layers for source in part.sources}) > 1:
-                self.problems.append(
-                    f"the sources take different layers, so {base} must be among them with a layer_range of its own."
-                )
+                text = f"the sources take different layers, so {base} must be among them with a layer_range of its own."
+                self._wrong(module, part, text)
                 return None
             starts[base] = part.sources[0].layers[0]
         return starts

@@ -106,8 +106,7 @@ class _Vocabularies:
             except ExpoError as error:
                 self.problems.append(f"tokenizer: {name}: {error}")
         if without:
-            place = f" ({self.everyone[without[0]].source.text})" if len(without) == 1 else ""
-            text = f"tokenizer: {', '.join(without)}{place}: no tokenizer that expo reads (tokenizer.json)."
+            text = f"tokenizer: {', '.join(without)}: no tokenizer that expo reads (tokenizer.json)."
             self.problems.insert(0, f"{text}\n{TOKENIZER_REMEDY}")
         if rowless := [name for name in self.everyone if not self.tensors[name]]:
             self.problems.append(

@@ -19,7 +19,11 @@ class Inputs:
     def named(self, node: Node | None) -> str | None:
         """The name of the model that a node refers to; None, with a problem, where it refers to none."""
         text = self.reference(node)
-        return None if text is None else self.name_of(text)
+        if text is None:
+            return None
+        name = self.name_of(text)
+        self.entries.places.setdefault(("models", name), node.place)
+        return name
 
     def name_of(self, text: str) -> str:
         """A reference's name: what is left of it without folders, unique in the recipe."""

@@ -37,7 +37,7 @@ class Layout:
             self.entries.known(node, ("models", "slices", "parameters"), "a module")
             module = self._module(node, name, number)
             found += [module] if module else []
-        if not rows:
+        if not rows and (isinstance(top["modules"].content, dict) or is_nothing(top["modules"])):
             self.entries.wrong(top["modules"], "modules is empty.")
         return found
 
@@ -54,22 +54,24 @@ class Layout:
             part = self._slice_of_models(entries["models"], at)
             slices = [part] if part else []
         else:
-            rows = self.entries.list(entries["slices"], "slices")
+            rows = self._rows(entries["slices"], "slices", "slices is empty: it names no models.")
             slices = []
             for row in rows:
                 part = self._slice(row, (*at, "slices", len(slices)))
                 slices += [part] if part else []
-            if not rows:
-                self.entries.wrong(entries["slices"], "slices is empty: it names no models.")
         parameters = self.parameters(node, at) if name else {}
         return Module(tuple(slices), name, parameters) if slices else None
+
+    def _rows(self, node: Node, what: str, empty: str) -> list[Node]:
+        """A list's items; a problem where it has none, or is no list."""
+        if is_nothing(node) or node.content == []:
+            self.entries.wrong(node, empty)
+        return self.entries.list(node, what)
 
     def _slice_of_models(self, node: Node, at: Where) -> Slice | None:
         where = (*at, "slices", 0)
         self.entries.places[where] = node.place
-        rows = self.entries.list(node, "models")
-        if not rows:
-            self.entries.wrong(node, "models is empty: list the models to merge.")
+        rows = self._rows(node, "models", "models is empty: list the models to merge.")
         sources = self._sources(rows, where, ("model", "parameters"))
         return Slice(sources) if sources else None
 
@@ -83,9 +85,7 @@ class Layout:
         if "sources" not in entries:
             self.entries.wrong(node, "a slice without `sources:`. List its models and their layers there.")
             return None
-        rows = self.entries.list(entries["sources"], "sources")
-        if not rows:
-            self.entries.wrong(entries["sources"], "sources is empty: list the models of the slice.")
+        rows = self._rows(entries["sources"], "sources", "sources is empty: list the models of the slice.")
         sources = self._sources(rows, at, ("model", "layer_range", "parameters"))
         base = entries.get("base_model")
         if base is not None:

@@ -2,13 +2,13 @@
 
 import os
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from expo.errors import RecipeError, nearest
-from expo.recipe.entries import Entries
+from expo.recipe.entries import Entries, Where
 from expo.recipe.inputs import Inputs
 from expo.recipe.recipe import Recipe
 from expo.recipe.schema import read_document
@@ -26,6 +26,15 @@ class Stage:
     name: str
     recipe: Recipe
     uses: dict[str, str]  # name of a model in the recipe -> the stage that makes it
+    places: Mapping[Where, Place] = field(
+        default_factory=dict, compare=False, repr=False
+    )  # part -> where it is written
+
+    def place(self, where: Where) -> Place | None:
+        """Where a part of the recipe is written, or what is around it; None for a recipe that no file holds."""
+        while where and where not in self.places:
+            where = where[:-1]
+        return self.places.get(where)
 
 
 @dataclass(frozen=True)
@@ -125,7 +134,7 @@ class _Stages:
             recipe = read_document(node, entries, inputs)
             models = {short: text.partition("+")[0] for text, short in inputs.names.items()}
             uses = {short: text for short, text in models.items() if text in self.places}
-            found.append((name, recipe, uses))
+            found.append((name, recipe, uses, entries.places))
         ordered = self._ordered(found)
         self.problems.raise_any()
         return Recipes(tuple(Stage(*row) for row in ordered), tuple(self.notes))
@@ -157,7 +166,9 @@ class _Stages:
         return ordered
 
     def _refuse_circle(self, left: list[tuple]) -> None:
-        waiting = {name: [used for used in uses.values() if used in {row[0] for row in left}] for name, _, uses in left}
+        waiting = {
+            name: [used for used in uses.values() if used in {row[0] for row in left}] for name, _, uses, _ in left
+        }
         path = [left[0][0]]
         while waiting[path[-1]][0] not in path:
             path.append(waiting[path[-1]][0])

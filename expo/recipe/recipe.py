@@ -68,6 +68,8 @@ class Recipe:
                 yield placed(BadSetting(name, getattr(self, name), known), name)
         if type(self.seed) is not int:
             yield placed(RecipeError(f"seed must be a whole number, not {self.seed!r}."), "seed")
+        elif not 0 <= self.seed < 2**64:
+            yield placed(RecipeError(f"seed must lie between 0 and 2^64 - 1; {self.seed} does not."), "seed")
         if self.shard_size is not None and not (type(self.shard_size) is int and self.shard_size > 0):
             text = f"shard_size must be a positive number of bytes, not {self.shard_size!r}."
             yield placed(RecipeError(text), "shard_size")
@@ -112,7 +114,8 @@ class Recipe:
         """The method and the parameters of the whole merge, for people."""
         known = find_method(self.method).parameters
         said = {n: v for n, v in self.parameters.items() if not (known[n].each and v == known[n].default)}
-        return f"{self.method} ({', '.join(f'{name} {value}' for name, value in said.items())})"
+        text = ", ".join(f"{name} {value}" for name, value in said.items())
+        return f"{self.method} ({text})" if text else self.method
 
     def output_dtype(self) -> DType | None:
         """The element type that floats are written in, or None to keep each tensor's."""

@@ -123,3 +123,34 @@ def test_recipes_are_listed_shown_and_copied(here, capsys):
     assert command(capsys, "recipes", "copy", "methods/extrapolate", "-o", "mine.yaml")[0] == 1
     code, _, err = command(capsys, "recipes", "show", "expo/extrapolat")
     assert code == 1 and "Did you mean 'methods/extrapolate'?" in err
+
+
+def test_a_plan_s_complaints_say_file_line_and_column(here, capsys):
+    def said(text):
+        (here / "r.yaml").write_text(text)
+        code, _, err = command(capsys, "plan", "r.yaml")
+        assert code == 1
+        return err
+
+    models = "base_model: sft\nmodels:\n- model: dpo\n"
+    assert "error: r.yaml:4:10: nowhere: " in said(
+        "merge_method: extrapolate\nbase_model: sft\nmodels:\n- model: nowhere\n"
+    ).replace("./", "")
+    assert "error: r.yaml:6:5: " in said(
+        f"merge_method: della\n{models}  parameters:\n    density: 0.99\n    weight: 1\n"
+    )
+    layers = "merge_method: fake_copy\nslices:\n- sources:\n  - model: sft\n    layer_range: [0, 99]\n"
+    assert "error: r.yaml:5:18: layer_range [0, 99] lies outside of sft" in said(layers)
+    zero = "merge_method: linear\nmodels: [{model: sft}, {model: dpo}]\nparameters:\n  weight: 0\n"
+    assert "error: r.yaml:4:3: " in said(zero) and "the weights sum to zero" in said(zero)
+    named = "merge_method: fake_copy\nmodules:\n  norm: {models: [{model: sft}]}\n"
+    assert "error: r.yaml: no module takes" in said(named)
+    rows = "[{filter: mlpp, value: 1}, {value: 1}]"
+    (here / "r.yaml").write_text(f"merge_method: linear\nmodels: [{{model: dpo}}]\nparameters:\n  weight: {rows}\n")
+    code, _, err = command(capsys, "plan", "r.yaml")
+    assert code == 0 and "warning: r.yaml:4:12: parameters.weight: no tensor matches the filter 'mlpp'. Did" in err
+
+
+def test_an_unknown_method_may_be_a_plugin_s(here, capsys):
+    assert "--plugin MODULE" in command(capsys, "methods", "mine")[2]
+    assert "--plugin MODULE" in command(capsys, "merge", "r.yaml", "out", "--set", "merge_method=mine")[2]

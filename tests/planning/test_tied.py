@@ -114,4 +114,4 @@ def test_no_output_stores_differing_copies_of_what_its_own_config_ties(tmp_path)
 def test_an_untied_base_that_lacks_its_head_is_refused_in(tmp_path):
     llama(tmp_path, "sft", config=LLAMA)
     llama(tmp_path, "dpo", config=LLAMA, head=torch.randn(64, 16).to(torch.bfloat16), seed=1)
-    refused_in(tmp_path, "1 tensors only in dpo", HEAD)
+    refused_in(tmp_path, "1 tensor only in dpo", HEAD)

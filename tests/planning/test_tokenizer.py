@@ -372,7 +372,10 @@ def test_a_missing_and_a_broken_tokenizer_are_told_by_model(tmp_path):
         missing, torn = with_tokenizer(TokenizerSpec(source), inputs, "A").problems
         assert "bare" in missing and "no tokenizer" in missing
         assert "torn" in torn and "not JSON" in torn
-    bare = {name: model(tmp_path / name, None, tensors={"other": numbered(4)}) for name in ("one", "two")}
+    bare = {
+        name: model(tmp_path / name, None, tensors={"other": numbered(9)}, config={"model_type": "x"})
+        for name in ("one", "two")
+    }
     missing, rowless = with_tokenizer(TokenizerSpec("union"), bare, "one").problems
     assert missing.startswith("tokenizer: one, two: no tokenizer") and "make a tokenizer.json" in missing
     assert rowless.startswith("tokenizer: one, two: no embedding")

@@ -27,7 +27,7 @@ LIKE = {
     "sce": "ties",
 }
 BROKEN = {
-    "average-9ddc967849": "2:15: no merge method is called 'average'. For the average of models: linear",
+    "average-9ddc967849": "2:15: no merge method is called 'average'. Where a plugin registers it: --plugin MODULE. For the average of models: linear",  # noqa: E501
     "linear-5a2756dd20": "2:1: it names no models",
     "task_arithmetic-16942d5a40": "2:1: it names no models",
     "slerp-1c6de908d8": "recipe gives 2 (m0, m1)",

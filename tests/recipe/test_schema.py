@@ -146,7 +146,7 @@ COPY = "merge_method: fake_copy\nslices:\n- sources: "
         ("merge_method: fake_ties\n", ["recipe:1:1: it names no models"]),
         (HEAD + "models:\n", ["recipe:3:8: models is empty"]),
         (HEAD + "models: []\n", ["models is empty"]),
-        (HEAD + "models: a\n", ["must be a list", "models is empty"]),
+        (HEAD + "models: a\n", ["must be a list"]),
         (HEAD + "models: [a]\nparameters: {weight: 1}\n", ["recipe:3:10: must be a mapping: write `model: a`"]),
         (ONE + "slices: []\nparameters: {weight: 1}\n", ["models and slices are given"]),
         (ONE + "", ["recipe:3:10: fake_ties needs weight for a"]),
@@ -231,3 +231,23 @@ def test_all_mistakes_of_a_file_come_at_once(wrong):
         "recipe:3:1:", "recipe:5:3:", "recipe:6:16:", "recipe:6:28:", "recipe:7:3:", "recipe:7:24:", "recipe:8:14:",
         "recipe:9:8:", "recipe:10:7:",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("key", ["models", "slices", "modules"])
+def test_a_list_that_is_none_is_one_mistake(wrong, key):
+    given = "[a]" if key == "modules" else "{a: 1, b: 1}"
+    assert len(wrong(f"merge_method: fake_mean\nparameters: {{weight: 1}}\n{key}: {given}\n")) == 1
+    assert len(wrong(f"merge_method: fake_mean\nparameters: {{weight: 1}}\n{key}: []\n")) == 1
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64])
+def test_a_seed_has_64_bits(wrong, seed):
+    text = "merge_method: fake_copy\nmodels: [{model: a}]\nseed: "
+    wrong(f"{text}{seed}\n", "recipe:3:7: seed must lie between 0 and 2^64 - 1")
+    assert only(f"{text}{2**64 - 1}\n").seed == 2**64 - 1
+
+
+def test_a_title_without_parameters_has_no_brackets():
+    text = "merge_method: {}\nmodels: [{{model: a}}]\n"
+    assert only(text.format("passthrough")).title == "passthrough"
+    assert only(text.format("fake_copy")).title == "fake_copy (scale 1.0)"

@@ -110,4 +110,4 @@ def test_a_file_that_holds_no_recipe(tmp_path, name, words, wrong):
 def test_places_name_the_file_as_it_was_given(tmp_path, monkeypatch, wrong):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "r.yaml").write_bytes(b"\xef\xbb\xbfmodels: 1\r\nmerge_method: x\r\n")
-    assert [problem.split(" ")[0] for problem in wrong("r.yaml")] == ["r.yaml:1:9:", "r.yaml:1:9:", "r.yaml:2:15:"]
+    assert [problem.split(" ")[0] for problem in wrong("r.yaml")] == ["r.yaml:1:9:", "r.yaml:2:15:"]

@@ -27,6 +27,23 @@ def main_stack(table: Mapping[str, TensorSpec], module: Module) -> str | None:
     return sizes.most_common(1)[0][0] if sizes else None
 
 
+def shared_in_first(table: Mapping[str, TensorSpec], module: Module) -> set[str]:
+    """What the first layer of the main stack has beyond every other layer's tensors, as T5's position bias.
+
+    It serves the whole stack. Empty where another layer has what the first one lacks: then layers are of several kinds.
+    """
+    stack = main_stack(table, module)
+    layers: dict[int, dict[str, str]] = {}
+    for name in table:
+        place = layer_of(name)
+        if place and place[0] == stack and inside(module, name):
+            tail = name[len(stack) :].lstrip(".").partition(".")[2]
+            layers.setdefault(place[1], {})[tail] = name
+    first = layers.pop(0, {})
+    others = set().union(*layers.values())
+    return {name for tail, name in first.items() if tail not in others} if others and others <= first.keys() else set()
+
+
 def rivals(table: Mapping[str, TensorSpec], module: Module, config: Mapping[str, Any]) -> list[str]:
     """The stacks that slices could mean, in the table's order; none where only one can be meant."""
     main, sizes = main_stack(table, module), _sizes(table, module)

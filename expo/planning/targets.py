@@ -9,7 +9,7 @@ from expo.checkpoint.spec import TensorSpec
 from expo.methods import Method
 from expo.output.layers import PickedLayers
 from expo.planning.complaints import Told
-from expo.planning.stacks import free_components, inside, layer_counts, main_stack, rivals
+from expo.planning.stacks import free_components, inside, layer_counts, main_stack, rivals, shared_in_first
 from expo.planning.tied import EMBEDDINGS, ends_with
 from expo.recipe import Module, Recipe, Slice, Source
 from expo.recipe.check import models_of
@@ -112,12 +112,12 @@ class Targets:
         if problem := self._cut_short(module):
             self.problems.append(problem)
             return
-        yield from self._outside(module, first, lambda name: _is_embedding(name))
+        yield from self._outside(module, first, before=True)
         at = 0
         for part in module.slices:
             yield from self._layers(module, part, at)
             at += part.n_layers
-        yield from self._outside(module, last, lambda name: not _is_embedding(name))
+        yield from self._outside(module, last, before=False)
 
     def _cut_short(self, module: Module) -> str | None:
         """What is wrong where layers could be picked from several stacks."""
@@ -133,13 +133,16 @@ class Targets:
                 )
         return None
 
-    def _outside(self, module: Module, part: Slice, wanted) -> Iterator[Target]:
-        """Tensors outside of the main stack of layers, as one slice merges them."""
+    def _outside(self, module: Module, part: Slice, *, before: bool) -> Iterator[Target]:
+        """Tensors before, or else behind, the main stack of layers, as one slice merges them."""
         giver = self._giver(part)
-        stack = main_stack(self.tables[giver], module)
-        for name, spec in self.tables[giver].items():
+        table = self.tables[giver]
+        stack, shared = main_stack(table, module), shared_in_first(table, module)
+        for name, spec in table.items():
             place = layer_of(name)
-            if inside(module, name) and not (place and place[0] == stack) and wanted(name):
+            outside = not (place and place[0] == stack) and _is_embedding(name) == before
+            wanted = before if name in shared else outside
+            if wanted and inside(module, name):
                 sources = tuple((model, name) for model in self._order(part))
                 yield Target(name, giver, spec, sources, 0.0, module, part, False)
 
@@ -148,8 +151,9 @@ class Targets:
         giver, starts = self._giver(part), self._starts(module, part)
         if starts is None:
             return
-        stack = main_stack(self.tables[giver], module)
-        rows = [(layer_of(name), name, spec) for name, spec in self.tables[giver].items() if inside(module, name)]
+        table = self.tables[giver]
+        stack, shared = main_stack(table, module), shared_in_first(table, module)
+        rows = [(layer_of(n), n, spec) for n, spec in table.items() if inside(module, n) and n not in shared]
         for i in range(part.n_layers):
             for place, name, spec in rows:
                 if place == (stack, starts[giver] + i):

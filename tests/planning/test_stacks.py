@@ -96,6 +96,19 @@ def test_one_stack_alone_is_picked_and_the_other_keeps_its_number(tmp_path):
         assert (config["num_layers"], config["num_decoder_layers"]) == wanted
 
 
+@pytest.mark.parametrize("ranges", [[(1, 3)], [(0, 2), (0, 2)]])
+def test_what_the_first_layer_alone_has_stays_in_the_first_layer(ranges, tmp_path):
+    import transformers
+
+    before = donor_of("T5", tmp_path / "x", 3, 3).state_dict()
+    asked = recipe(tmp_path / "x", Module(picked(*ranges), "encoder"), Module((Slice((Source("x"),)),), "decoder"))
+    expo.run(expo.plan(asked), tmp_path / "out")
+    found = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not found[1]["missing_keys"] and not found[1]["unexpected_keys"]
+    bias = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+    assert torch.equal(found[0].state_dict()[bias], before[bias])
+
+
 def test_a_stack_that_no_module_takes_is_a_problem_that_says_what_it_is_called(tmp_path):
     donor_of("T5", tmp_path / "x", 2, 2)
     with pytest.raises(

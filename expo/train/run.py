@@ -24,7 +24,7 @@ from expo.checkpoint import open_checkpoint
 from expo.checkpoint.spec import Checkpoint, Source
 from expo.errors import AnotherRun
 from expo.output.folder import FolderSink
-from expo.train.arguments import check_arguments, last_checkpoint, needs_cpu, training_arguments
+from expo.train.arguments import check_arguments, last_checkpoint, needs_cpu, tokens_until, training_arguments
 from expo.train.encode import Encoded, Limits
 from expo.train.errors import ElsewhereStopped, NonFiniteLoss, OutOfMemory
 from expo.train.identity import differences, fingerprint, identity, note
@@ -242,14 +242,17 @@ def _fit(task: Task, prepared: Prepared, settings: TrainSettings, sink: FolderSi
     trainer.remove_callback(PrinterCallback)  # prints on stdout
     start = last_checkpoint(scratch) if settings.resume else None
     resumed_at = int(start.name.split("-")[1]) if start else 0
+    trainer.tokens_before = tokens_until(start) if start else 0
     if trainer.is_world_process_zero():
         watch.forget_after(resumed_at)
     task.ready(trainer)
     _run(trainer, start, scratch)
+    leg_tokens = trainer.leg_tokens()
     report = dataclasses.replace(
         prepared.plan,
         trainable=sum(p.numel() for p in loaded.model.parameters() if p.requires_grad),
-        tokens=int(trainer.accelerator.reduce(trainer.tokens, reduction="sum")),
+        tokens=trainer.tokens_before + leg_tokens,
+        leg_tokens=leg_tokens,
         loss=watch.last.get("loss"),
         metrics=watch.last,
         peak_memory=peak_memory(),

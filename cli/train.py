@@ -153,7 +153,8 @@ def sft(**options: Any) -> None:
     """Teach completions: the loss is on their tokens only, weighted where a row has `weights`.
 
     Rows: prompt/completion, messages (the last one, by the assistant, is taught), content/output, or
-    instruction[/input]/output.
+    instruction[/input]/output. `weights` has one entry a token of the completion, or one more for the end token; one
+    number weighs the whole row.
     """
     _train("sft", SftSettings, options)
 
@@ -173,7 +174,8 @@ def dpo(**options: Any) -> None:
 def classify(**options: Any) -> None:
     """Train MODEL with a classification head.
 
-    Rows: text, messages or prompt[/completion]; label: a name, a number or a list of probabilities; weight: optional.
+    Rows: text, messages or prompt[/completion]; label: a name, a whole number or a list of probabilities; weight:
+    optional.
     """
     _train("classify", ClassifySettings, options)
 

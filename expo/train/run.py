@@ -122,7 +122,8 @@ def _prepare(task: Task, model: str | Path, output: str | Path, settings: TrainS
     check_arguments(settings)
     tokenizer = load_tokenizer(source, settings)
     config = text_config(source, settings)
-    limits = Limits(context_of(config, source, settings), settings.too_long)
+    max_length, context = context_of(config, source, settings)
+    limits = Limits(max_length, settings.too_long, context)
     task.check_template(tokenizer, task.kept.rows, settings.chat, source.text)
     encoded = task.encode(tokenizer, task.kept.rows, limits, settings)
     rows = encoded.rows
@@ -192,9 +193,9 @@ def _together(state: PartialState) -> Iterator[None]:
 
 def _tell(plan: TrainReport, warn: Callable[[str], object] | None) -> None:
     if warn and (plan.dropped or plan.truncated):
-        left_out = [f"{n:,} rows left out ({kind})" for kind, n in plan.dropped.items()]
-        cut = [f"{plan.truncated:,} completions cut at {plan.max_length:,} tokens"] if plan.truncated else []
-        warn(f"{'; '.join(left_out + cut)}; {plan.rows:,} rows remain.")
+        left_out = [f"{n:,} {'row' if n == 1 else 'rows'} left out ({kind})" for kind, n in plan.dropped.items()]
+        cut = [f"completions cut at {plan.max_length:,} tokens: {plan.truncated:,}"] if plan.truncated else []
+        warn(f"{'; '.join(left_out + cut)}; rows that remain: {plan.rows:,}.")
 
 
 def _take(sink: FolderSink, prepared: Prepared) -> bool:

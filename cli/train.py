@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from typing import Any
 import click
 
 from expo.cli.options import JSON, QUIET
+from expo.cli.train_said import closing, plan
 from expo.errors import ExpoError
 from expo.train.errors import BadSetting, NonFiniteLoss, OutOfMemory
 from expo.train.settings import ClassifySettings, DpoSettings, LoraSettings, SftSettings, TrainSettings
@@ -153,7 +153,8 @@ def sft(**options: Any) -> None:
     """Teach completions: the loss is on their tokens only, weighted where a row has `weights`.
 
     Rows: prompt/completion, messages (the last one, by the assistant, is taught), content/output, or
-    instruction[/input]/output.
+    instruction[/input]/output. `weights` has one entry a token of the completion, or one more for the end token; one
+    number weighs the whole row.
     """
     _train("sft", SftSettings, options)
 
@@ -173,7 +174,8 @@ def dpo(**options: Any) -> None:
 def classify(**options: Any) -> None:
     """Train MODEL with a classification head.
 
-    Rows: text, messages or prompt[/completion]; label: a name, a number or a list of probabilities; weight: optional.
+    Rows: text, messages or prompt[/completion]; label: a name, a whole number or a list of probabilities; weight:
+    optional.
     """
     _train("classify", ClassifySettings, options)
 
@@ -198,7 +200,7 @@ def _train(kind: str, settings_type: type[TrainSettings], options: dict[str, Any
     if as_json:
         click.echo(json.dumps(report.record()))
     elif not quiet:
-        click.echo(_plan(report) if dry_run else _closing(report))
+        click.echo(plan(report) if dry_run else closing(report))
 
 
 @contextlib.contextmanager
@@ -229,40 +231,6 @@ def _settings(kind: type[TrainSettings], options: dict[str, Any]) -> TrainSettin
         verb = "is" if len(idle) == 1 else "are"
         raise BadSetting(f"{', '.join(idle)} {verb} about adapters, and none are trained. Add --lora-rank 16.")
     return kind.of(given)
-
-
-def _plan(report: Any) -> str:
-    rows = f"{report.rows:,} rows, {report.tokens_each_epoch:,} tokens, at most {report.max_length:,} each"
-    left_out = "".join(f"\nleft out: {n:,} ({kind})" for kind, n in report.dropped.items())
-    cut = f"\ncut at the end: {report.truncated:,} completions" if report.truncated else ""
-    return f"{report.kind} of {report.model}: {report.steps:,} steps\n{rows}{left_out}{cut}\nnothing was written"
-
-
-def _closing(report: Any) -> str:
-    rate = report.tokens / report.seconds if report.seconds else 0
-    lines = [
-        f"wrote {report.output}: {report.steps:,} steps on {report.rows:,} rows, {report.tokens:,} tokens in "
-        f"{report.seconds:.1f} s ({rate:,.0f} tokens/s), peak memory {report.peak_memory / 2**20:,.0f} MiB"
-    ]
-    if report.resumed_at:
-        lines.append(f"continued: an earlier run had reached step {report.resumed_at:,}")
-    if report.loss is not None:
-        figures = {name: report.metrics[name] for name in ("accuracy", "margins") if name in report.metrics}
-        lines.append(", ".join([f"last loss {report.loss:.4f}", *(f"{name} {x:.3f}" for name, x in figures.items())]))
-    return "\n".join([*lines, f"next: {_next(report)}"])
-
-
-def _next(report: Any) -> str:
-    model, output = shlex.quote(report.model), shlex.quote(report.output)
-    lora = report.settings.get("lora")
-    if lora and not lora["merge"]:
-        output = shlex.quote(f"{report.model}+{report.output}")  # an adapter is named with its base
-    if report.kind == "dpo":
-        return f"expo extrapolate --sft {model} --dpo {output} --alpha 0.3 -o {shlex.quote(report.output + '-expo')}"
-    if report.kind == "sft":
-        pairs, out = "pairs.jsonl", shlex.quote(report.output + "-dpo")
-        return f"expo train dpo --model {output} --data {pairs} -o {out}"
-    return f"expo inspect {output}"
 
 
 def _warn(text: str) -> None:

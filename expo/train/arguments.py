@@ -113,6 +113,11 @@ def last_checkpoint(folder: Path) -> Path | None:
     return None
 
 
+def tokens_until(checkpoint: Path) -> int:
+    """Tokens that were trained on until a whole checkpoint was written."""
+    return json.loads((checkpoint / "trainer_state.json").read_text()).get("num_input_tokens_seen", 0)
+
+
 def _is_whole(checkpoint: Path) -> bool:
     """trainer_state.json is written last."""
     try:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from expo.checkpoint.spec import Source
 from expo.train.encode import Encoded, Limits, check_template, encode_labelled
-from expo.train.errors import BadRows, BadSetting, Problem
+from expo.train.errors import BadData, BadRows, BadSetting, Problem
 from expo.train.exact import Batch, ExactTrainer, lengths_mask, pad
 from expo.train.load import Loaded, load_classifier
 from expo.train.losses import soft_cross_entropy
@@ -58,8 +58,9 @@ def shares(label: str | int | list[float], names: Sequence[str]) -> list[float]:
 def class_names(rows: Sequence[Labelled], asked: Sequence[str]) -> list[str]:
     """The classes in their order: as asked, else as numbered, else the names found, sorted.
 
-    Raises BadRows for a label that is none of them, BadSetting where there is only one.
+    Raises BadRows for a label that is none of them, BadData for mixed kinds, BadSetting where there is only one.
     """
+    _check_kinds(rows)
     names, widths, numbers = set(), set(), set()
     for row in rows:
         kind = {str: names, int: numbers, list: widths}[type(row.label)]
@@ -76,6 +77,21 @@ def class_names(rows: Sequence[Labelled], asked: Sequence[str]) -> list[str]:
     if len(found) < 2:
         raise BadSetting(f"labels: only one class, {found[0]!r}, is in the data. Name all of them: --labels NO,YES.")
     return found
+
+
+def _check_kinds(rows: Sequence[Labelled]) -> None:
+    """Raise BadData where 1 and "1" both occur, or lists of different lengths."""
+    lengths = {len(row.label): row.where for row in reversed(rows) if isinstance(row.label, list)}
+    if len(lengths) > 1:
+        found = ", ".join(f"{n} ({lengths[n]})" for n in sorted(lengths))
+        raise BadData(f"Lists of probabilities have different lengths: {found}. Each needs one entry a class.")
+    first = {row.label: row.where for row in reversed(rows) if not isinstance(row.label, list)}
+    for label, where in first.items():
+        if isinstance(label, int) and str(label) in first:
+            raise BadData(
+                f"The number {label} ({where}) and the name {str(label)!r} ({first[str(label)]}) are both labels. "
+                "Write labels as numbers or as names throughout."
+            )
 
 
 def _fits(row: Labelled, names: Sequence[str]) -> bool:

@@ -19,6 +19,7 @@ class Limits(NamedTuple):
 
     max_length: int
     too_long: str  # error, drop or truncate
+    context: int | None = None  # of the model: max_length cannot be raised beyond it
 
 
 class Taught(NamedTuple):
@@ -208,12 +209,21 @@ def _too_long(kind: str, where: str, length: int, limits: Limits) -> Problem:
     return Problem(kind, where, f"{what} {length:,} tokens; at most {limits.max_length:,} fit")
 
 
+def _room(limits: Limits) -> str:
+    if limits.context is None:
+        return "To let longer rows in, raise --max-length."
+    if limits.max_length < limits.context:
+        return f"The model's context allows more: --max-length {limits.context}."
+    return f"The model's context is {limits.context:,} tokens, so longer rows need another model."
+
+
 def _settled(kept: list, problems: list[Problem], cut: int, limits: Limits, n: int) -> Encoded:
     """Long rows are left out, or are an error. A prompt is never cut: under truncate its row is left out too."""
     if problems and limits.too_long == "error":
-        raise BadRows(problems, n)
+        raise BadRows(problems, n, more=_room(limits))
     if not kept:
-        raise BadData(f"None of {n:,} rows fits into {limits.max_length:,} tokens. Raise --max-length.")
+        none = "The only row does not fit" if n == 1 else f"None of {n:,} rows fits"
+        raise BadData(f"{none} into {limits.max_length:,} tokens. {_room(limits)}")
     dropped: dict[str, int] = {}
     for problem in problems:
         dropped[problem.kind] = dropped.get(problem.kind, 0) + 1

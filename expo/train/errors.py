@@ -45,13 +45,14 @@ class Problem(NamedTuple):
 REMEDIES = {
     "malformed": "",
     "fields": "",
-    "weights": "",
+    "weights": "`weights` has one entry a token of the completion, or one more for the end token; or one "
+    "number for all. Leave out a row that shall not count.",
     "label": "",
+    "id": "Give each row an id of its own, or none: ids are optional.",
     "empty": "To leave such rows out, counted: --bad-rows drop.",
     "equal": "To leave such pairs out, counted: --bad-rows drop.",
-    "prompt too long": "To leave such rows out, counted: --too-long drop. Or raise --max-length.",
-    "too long": "To cut completions at the end: --too-long truncate; to leave rows out: --too-long drop. "
-    "Or raise --max-length.",
+    "prompt too long": "To leave such rows out, counted: --too-long drop.",
+    "too long": "To cut completions at the end: --too-long truncate; to leave rows out: --too-long drop.",
 }
 SHOWN = 5
 
@@ -59,15 +60,17 @@ SHOWN = 5
 class BadRows(TrainError):
     """Rows that cannot be trained on: the first few by file and line, and how many of each kind."""
 
-    def __init__(self, problems: Sequence[Problem], n_rows: int):
+    def __init__(self, problems: Sequence[Problem], n_rows: int, more: str = ""):
         self.problems = list(problems)
         counts = Counter(problem.kind for problem in problems)
         lines = [f"{problem.where}: {problem.what}" for problem in problems[:SHOWN]]
         if len(problems) > SHOWN:
             lines.append(f"... and {len(problems) - SHOWN:,} more")
         total = ", ".join(f"{kind}: {n:,}" for kind, n in counts.items())
-        lines.append(f"{len(problems):,} of {n_rows:,} rows cannot be trained on ({total}).")
+        rows = "row" if n_rows == 1 else "rows"
+        lines.append(f"{len(problems):,} of {n_rows:,} {rows} cannot be trained on ({total}).")
         lines += [f"{kind}: {REMEDIES[kind]}" for kind in counts if REMEDIES[kind]]
+        lines += [more] if more else []
         super().__init__("\n".join(lines))
 
 

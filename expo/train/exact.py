@@ -30,7 +30,8 @@ class ExactTrainer(Trainer):
         super().__init__(**arguments)
         self.where, self.settings = where, settings
         self.noted: dict[str, Tensor] = {}  # name -> (sum, count), since the last log
-        self.tokens = torch.zeros((), dtype=torch.int64, device=self.args.device)
+        self.tokens = torch.zeros((), dtype=torch.int64, device=self.args.device)  # of this process, since it began
+        self.tokens_before = 0  # of all processes, when an earlier run wrote the checkpoint that this one goes on from
 
     def mass(self, batch: Batch) -> Tensor:
         """What the loss's parts are divided by, summed over all batches of a step.  # (k,)"""
@@ -82,6 +83,15 @@ class ExactTrainer(Trainer):
             "or one bad row."
         )
         return "\n".join(lines)
+
+    def leg_tokens(self) -> int:
+        """Tokens that all processes have trained on since they began."""
+        return int(self.accelerator.reduce(self.tokens.clone(), reduction="sum"))
+
+    def _save_checkpoint(self, *arguments: Any, **named: Any) -> None:
+        """A checkpoint also tells the tokens of the whole run until then."""
+        self.state.num_input_tokens_seen = self.tokens_before + self.leg_tokens()
+        super()._save_checkpoint(*arguments, **named)
 
     # --- Figures -----------------------------------------------------------------------------------------------------
 

@@ -19,8 +19,9 @@ class TrainReport:
     tokens_each_epoch: int
     steps: int
     trainable: int = 0  # parameters; 0 in a dry run
-    tokens: int = 0  # that were trained on, prompts included, padding not
-    seconds: float = 0.0
+    tokens: int = 0  # that the whole run was trained on, prompts included, padding not
+    leg_tokens: int = 0  # of them, since `resumed_at`
+    seconds: float = 0.0  # since `resumed_at`, loading included
     loss: float | None = None  # of the last logged steps
     metrics: dict[str, float] = field(default_factory=dict)  # the last logged
     peak_memory: int = 0  # bytes: of the GPU where there is one, else of the process
@@ -28,6 +29,6 @@ class TrainReport:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
-        """All of it as a JSON object."""
-        rate = self.tokens / self.seconds if self.seconds else None
+        """All of it as a JSON object; tokens_per_second is of the last leg, as `seconds` is."""
+        rate = self.leg_tokens / self.seconds if self.seconds else None
         return {**dataclasses.asdict(self), "tokens_per_second": rate}

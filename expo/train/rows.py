@@ -4,13 +4,13 @@ Knows field names; knows no tokenizer. Imports no torch.
 """
 
 import json
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from expo.checkpoint.source import HUB_ID
 from expo.train.errors import BadData, BadRows, MissingPackage, Problem
+from expo.train.values import Unusable, label_of, weight_of, weights_of
 
 Text = str | list  # a plain text, or a list of messages
 JSON_NAMES = (".jsonl", ".json", ".ndjson")
@@ -57,12 +57,6 @@ class Kept(NamedTuple):
     dropped: dict[str, int]
 
 
-class _Unusable(Exception):
-    def __init__(self, kind: str, what: str):
-        super().__init__(what)
-        self.kind = kind
-
-
 # --- Reading ---------------------------------------------------------------------------------------------------------
 
 
@@ -80,9 +74,20 @@ def read_rows(data: str | Path | Sequence[Mapping], *, split: str = "train") -> 
     if not rows:
         raise BadData(f"{data} holds no rows." if isinstance(data, str | Path) else "There are no rows to train on.")
     wrong = [Problem("malformed", row.where, "not an object") for row in rows if not isinstance(row.fields, Mapping)]
-    if wrong:
+    if wrong := wrong or list(_repeated(rows)):
         raise BadRows(wrong, len(rows))
     return rows
+
+
+def _repeated(rows: Sequence[Row]) -> Iterator[Problem]:
+    """Rows whose id an earlier row has; ids are optional, and may be of any kind."""
+    first: dict[str, str] = {}
+    for row in rows:
+        if row.fields.get("id") is None:
+            continue
+        there = first.setdefault(json.dumps(row.fields["id"], default=str), row.where)
+        if there != row.where:
+            yield Problem("id", row.where, f"its id, {row.fields['id']!r}, is that of {there} too")
 
 
 def _from_file(path: Path) -> Iterator[Row]:
@@ -105,7 +110,7 @@ def _from_file(path: Path) -> Iterator[Row]:
         except (ValueError, RecursionError) as error:
             wrong.append(Problem("malformed", f"{path}:{number}", f"not JSON: {error}"))
     if wrong:
-        raise BadRows(wrong, len(lines))
+        raise BadRows(wrong, sum(1 for line in lines if line.strip()))
 
 
 def _from_list(path: Path, text: str) -> Iterator[Row]:
@@ -139,7 +144,9 @@ def _from_hub(name: str, split: str) -> Iterator[Row]:
 
 def completions(rows: Iterable[Row], *, bad_rows: str = "error") -> Kept:
     """A Completion for each row: prompt/completion, messages, content/output, instruction[/input]/output."""
-    return _each(rows, _completion, bad_rows)
+    kept = _each(rows, _completion, bad_rows)
+    _some_weight(row.weights != 0 for row in kept.rows)
+    return kept
 
 
 def pairs(rows: Iterable[Row], *, bad_rows: str = "error") -> Kept:
@@ -149,7 +156,14 @@ def pairs(rows: Iterable[Row], *, bad_rows: str = "error") -> Kept:
 
 def labelled(rows: Iterable[Row], *, bad_rows: str = "error") -> Kept:
     """A Labelled for each row: text, messages or prompt[/completion]; label or probabilities; optional weight."""
-    return _each(rows, _labelled, bad_rows)
+    kept = _each(rows, _labelled, bad_rows)
+    _some_weight(row.weight for row in kept.rows)
+    return kept
+
+
+def _some_weight(weights: Iterable) -> None:
+    if not any(weights):
+        raise BadData("The weight of each row is 0, so that nothing would be learnt. Give some rows a weight above 0.")
 
 
 def _each(rows: Iterable[Row], form: Callable[[Row], Any], bad_rows: str) -> Kept:
@@ -158,7 +172,7 @@ def _each(rows: Iterable[Row], form: Callable[[Row], Any], bad_rows: str) -> Kep
         n += 1
         try:
             kept.append(form(row))
-        except _Unusable as error:
+        except Unusable as error:
             if bad_rows == "drop" and error.kind in ("empty", "equal"):
                 dropped[error.kind] = dropped.get(error.kind, 0) + 1
             else:
@@ -166,7 +180,8 @@ def _each(rows: Iterable[Row], form: Callable[[Row], Any], bad_rows: str) -> Kep
     if problems:
         raise BadRows(problems, n)
     if not kept:
-        raise BadData(f"All {n:,} rows were left out ({dropped}): there is nothing to train on.")
+        which = "The only row was" if n == 1 else f"All {n:,} rows were"
+        raise BadData(f"{which} left out ({dropped}): there is nothing to train on.")
     return Kept(kept, dropped)
 
 
@@ -176,18 +191,18 @@ _PLAIN = (("prompt", "completion"), ("prompt", "response"), ("content", "output"
 def _completion(row: Row) -> Completion:
     fields, weights = row.fields, row.fields.get("weights")
     if weights is not None:
-        weights = _weights(weights)
+        weights = weights_of(weights)
     if fields.get("messages") is not None:
         messages = _messages("messages", fields["messages"])
         if messages[-1]["role"] != "assistant":
-            raise _Unusable("fields", f"the last message is by {messages[-1]['role']!r}, not by 'assistant'")
+            raise Unusable("fields", f"the last message is by {messages[-1]['role']!r}, not by 'assistant'")
         return Completion(row.where, messages[:-1], _full("messages", messages[-1:]), weights)
     for prompt, completion in _PLAIN:
         if fields.get(prompt) is not None and fields.get(completion) is not None:
             asked = _prompt(fields, prompt)
             return Completion(row.where, asked, _full(completion, _text(completion, fields[completion])), weights)
     known = "prompt/completion, messages, content/output or instruction/output"
-    raise _Unusable("fields", f"no {known}; its fields are {_names(fields)}")
+    raise Unusable("fields", f"no {known}; its fields are {_names(fields)}")
 
 
 def _pair(row: Row) -> Pair:
@@ -197,27 +212,27 @@ def _pair(row: Row) -> Pair:
         chosen, rejected = (_text(name, fields[name]) for name in ("chosen", "rejected"))
     elif fields.get("instruction") is not None and isinstance(fields.get("output"), list):
         if len(fields["output"]) != 2:
-            raise _Unusable("fields", f"output holds {len(fields['output'])} texts, not [chosen, rejected]")
+            raise Unusable("fields", f"output holds {len(fields['output'])} texts, not [chosen, rejected]")
         prompt = _prompt(fields, "instruction")
         chosen, rejected = (_text("output", text) for text in fields["output"])
     else:
         known = "chosen/rejected, or instruction/output with two outputs"
-        raise _Unusable("fields", f"no {known}; its fields are {_names(fields)}")
+        raise Unusable("fields", f"no {known}; its fields are {_names(fields)}")
     if isinstance(chosen, list) != isinstance(rejected, list):
-        raise _Unusable("fields", "chosen and rejected must both be texts, or both be messages")
+        raise Unusable("fields", "chosen and rejected must both be texts, or both be messages")
     if isinstance(chosen, list) and (prompt is None or len(chosen) > 1):
         prompt, chosen, rejected = _common_prompt(chosen, rejected)
     if prompt is None:
-        raise _Unusable("fields", "no prompt beside chosen and rejected")
+        raise Unusable("fields", "no prompt beside chosen and rejected")
     if _full("chosen", chosen) == _full("rejected", rejected):
-        raise _Unusable("equal", "chosen and rejected are equal")
+        raise Unusable("equal", "chosen and rejected are equal")
     return Pair(row.where, prompt, chosen, rejected)
 
 
 def _common_prompt(chosen: list, rejected: list) -> tuple[list, list, list]:
     """Conversations that differ in their last message only."""
     if chosen[:-1] != rejected[:-1]:
-        raise _Unusable("fields", "chosen and rejected differ before their last message")
+        raise Unusable("fields", "chosen and rejected differ before their last message")
     return chosen[:-1], chosen[-1:], rejected[-1:]
 
 
@@ -232,35 +247,9 @@ def _labelled(row: Row) -> Labelled:
         if fields.get("completion") is not None:
             text = text + _text("completion", fields["completion"])
     else:
-        raise _Unusable("fields", f"no text, messages or prompt; its fields are {_names(fields)}")
+        raise Unusable("fields", f"no text, messages or prompt; its fields are {_names(fields)}")
     label = next((fields[name] for name in ("label", "labels", "probabilities") if fields.get(name) is not None), None)
-    return Labelled(row.where, _full("text", text), _label(label, fields), _weight(fields.get("weight", 1.0)))
-
-
-def _label(label: Any, fields: Mapping) -> str | int | list[float]:
-    if label is None:
-        raise _Unusable("label", f"no label; its fields are {_names(fields)}")
-    if isinstance(label, bool | int | str):
-        return int(label) if isinstance(label, bool) else label
-    if isinstance(label, list) and len(label) > 1 and all(_is_share(value) for value in label):
-        if abs(sum(label) - 1) > 1e-3:
-            raise _Unusable("label", f"the probabilities add up to {sum(label):g}, not to 1")
-        return [float(value) for value in label]
-    raise _Unusable("label", f"a label is a name, a number or a list of probabilities, not {label!r}")
-
-
-def _is_share(value: Any) -> bool:
-    return isinstance(value, int | float) and 0 <= value <= 1
-
-
-def _weight(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise _Unusable("weights", f"a weight is a number of at least 0, not {value!r}")
-    return float(value)
-
-
-def _weights(value: Any) -> list[float] | float:
-    return [_weight(one) for one in value] if isinstance(value, list) else _weight(value)
+    return Labelled(row.where, _full("text", text), label_of(label, fields), weight_of(fields.get("weight", 1.0)))
 
 
 def _prompt(fields: Mapping, name: str) -> Text:
@@ -274,22 +263,22 @@ def _text(name: str, value: Any) -> Text:
         return value
     if isinstance(value, list) and value and isinstance(value[0], Mapping):
         return _messages(name, value)
-    raise _Unusable("fields", f"{name} is neither a text nor a list of messages")
+    raise Unusable("fields", f"{name} is neither a text nor a list of messages")
 
 
 def _messages(name: str, value: Any) -> list:
     fine = isinstance(value, list) and value
     if not fine or not all(isinstance(one, Mapping) and isinstance(one.get("role"), str) for one in value):
-        raise _Unusable("fields", f"{name} is no list of messages, each with role and content")
+        raise Unusable("fields", f"{name} is no list of messages, each with role and content")
     if any("content" not in one for one in value):
-        raise _Unusable("fields", f"{name}: a message has no content")
+        raise Unusable("fields", f"{name}: a message has no content")
     return [dict(one) for one in value]
 
 
 def _full(name: str, text: Text) -> Text:
     content = text[-1]["content"] if isinstance(text, list) else text
     if content is None or not str(content).strip():
-        raise _Unusable("empty", f"{name} is empty")
+        raise Unusable("empty", f"{name} is empty")
     return text
 
 

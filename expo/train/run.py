@@ -24,7 +24,7 @@ from expo.checkpoint import open_checkpoint
 from expo.checkpoint.spec import Checkpoint, Source
 from expo.errors import AnotherRun
 from expo.output.folder import FolderSink
-from expo.train.arguments import check_arguments, last_checkpoint, needs_cpu, training_arguments
+from expo.train.arguments import check_arguments, last_checkpoint, needs_cpu, tokens_until, training_arguments
 from expo.train.encode import Encoded, Limits
 from expo.train.errors import ElsewhereStopped, NonFiniteLoss, OutOfMemory
 from expo.train.identity import differences, fingerprint, identity, note
@@ -122,7 +122,8 @@ def _prepare(task: Task, model: str | Path, output: str | Path, settings: TrainS
     check_arguments(settings)
     tokenizer = load_tokenizer(source, settings)
     config = text_config(source, settings)
-    limits = Limits(context_of(config, source, settings), settings.too_long)
+    max_length, context = context_of(config, source, settings)
+    limits = Limits(max_length, settings.too_long, context)
     task.check_template(tokenizer, task.kept.rows, settings.chat, source.text)
     encoded = task.encode(tokenizer, task.kept.rows, limits, settings)
     rows = encoded.rows
@@ -192,9 +193,9 @@ def _together(state: PartialState) -> Iterator[None]:
 
 def _tell(plan: TrainReport, warn: Callable[[str], object] | None) -> None:
     if warn and (plan.dropped or plan.truncated):
-        left_out = [f"{n:,} rows left out ({kind})" for kind, n in plan.dropped.items()]
-        cut = [f"{plan.truncated:,} completions cut at {plan.max_length:,} tokens"] if plan.truncated else []
-        warn(f"{'; '.join(left_out + cut)}; {plan.rows:,} rows remain.")
+        left_out = [f"{n:,} {'row' if n == 1 else 'rows'} left out ({kind})" for kind, n in plan.dropped.items()]
+        cut = [f"completions cut at {plan.max_length:,} tokens: {plan.truncated:,}"] if plan.truncated else []
+        warn(f"{'; '.join(left_out + cut)}; rows that remain: {plan.rows:,}.")
 
 
 def _take(sink: FolderSink, prepared: Prepared) -> bool:
@@ -242,14 +243,17 @@ def _fit(task: Task, prepared: Prepared, settings: TrainSettings, sink: FolderSi
     trainer.remove_callback(PrinterCallback)  # prints on stdout
     start = last_checkpoint(scratch) if settings.resume else None
     resumed_at = int(start.name.split("-")[1]) if start else 0
+    trainer.tokens_before = tokens_until(start) if start else 0
     if trainer.is_world_process_zero():
         watch.forget_after(resumed_at)
     task.ready(trainer)
     _run(trainer, start, scratch)
+    leg_tokens = trainer.leg_tokens()
     report = dataclasses.replace(
         prepared.plan,
         trainable=sum(p.numel() for p in loaded.model.parameters() if p.requires_grad),
-        tokens=int(trainer.accelerator.reduce(trainer.tokens, reduction="sum")),
+        tokens=trainer.tokens_before + leg_tokens,
+        leg_tokens=leg_tokens,
         loss=watch.last.get("loss"),
         metrics=watch.last,
         peak_memory=peak_memory(),

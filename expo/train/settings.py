@@ -12,6 +12,8 @@ from expo.errors import ExpoError, nearest
 from expo.recipe import parse_size
 from expo.train.errors import BadSetting
 
+_OPTIONS = {"learning_rate": "--lr", "save_dtype": "--dtype"}  # others are spelled as the setting is
+
 
 @dataclass(frozen=True)
 class LoraSettings:
@@ -133,7 +135,12 @@ def changed(settings: TrainSettings, changes: Mapping[str, Any]) -> Any:
 
 def _check(fine: bool, name: str, value: Any, wanted: str) -> None:
     if not fine or (isinstance(value, float) and not math.isfinite(value)):
-        raise BadSetting(f"{name}: {value} is out of range; it must be {wanted}.")
+        raise BadSetting(f"{name} ({_option(name)}): {value} is out of range; it must be {wanted}.")
+
+
+def _option(name: str) -> str:
+    """The command line's word for a setting."""
+    return _OPTIONS.get(name, "--" + name.replace("_", "-").replace(".", "-"))
 
 
 def _check_size(text: str) -> None:

@@ -59,6 +59,19 @@ def test_classify_takes_names_of_classes(start, tmp_path, capsys):
     assert json.loads((tmp_path / "out" / "config.json").read_text())["id2label"] == {"0": "no", "1": "yes"}
 
 
+@pytest.mark.parametrize(
+    ("labels", "what"),
+    [
+        ((1, "1", "0"), "d.jsonl:2) are both labels. Write"),
+        (([0.5, 0.5], [0.2, 0.3, 0.5]), "different lengths: 2 ("),
+    ],
+)
+def test_labels_of_two_kinds_are_told_apart(labels, what, start, tmp_path, capsys):
+    data = write_rows(tmp_path / "d.jsonl", [{"text": "1", "label": label} for label in labels])
+    code, out, err = command(capsys, "train", "classify", "--model", start, "--data", data, "-o", tmp_path / "out")
+    assert code == 1 and what in err and out == ""
+
+
 def test_a_dry_run_states_steps_and_what_is_left_out(start, tmp_path, capsys):
     rows = [*questions(8), {"prompt": "1=", "completion": ""}, {"prompt": "1" * 70, "completion": "1"}]
     data = write_rows(tmp_path / "d.jsonl", rows)
@@ -67,9 +80,12 @@ def test_a_dry_run_states_steps_and_what_is_left_out(start, tmp_path, capsys):
     assert code == 1 and f"{data}:9: completion is empty" in err
     code, out, err = command(capsys, "train", "sft", *options, "--bad-rows", "drop")
     assert code == 1 and f"{data}:10: the prompt alone has 70 tokens; at most 64 fit" in err
+    assert "The model's context is 64 tokens, so longer rows need another model" in err and "--max-length" not in err
+    code, out, err = command(capsys, "train", "sft", *options, "--bad-rows", "drop", "--max-length", 40)
+    assert code == 1 and "The model's context allows more: --max-length 64." in err
     code, out, err = command(capsys, "train", "sft", *options, "--bad-rows", "drop", "--too-long", "drop")
     assert code == 0, err
-    assert "2 steps" in out and "8 rows" in out and "left out: 1 (empty)" in out
+    assert "2 steps" in out and "8 rows" in out and "1 row left out (empty)" in err and "left out: 1 (empty)" in out
     assert "left out: 1 (prompt too long)" in out and "warning: " in err
     assert [path.name for path in tmp_path.iterdir()] == ["d.jsonl"]
 
@@ -79,7 +95,7 @@ def test_a_dry_run_states_steps_and_what_is_left_out(start, tmp_path, capsys):
     [
         (["--model", "nowhere"], 1, "nowhere"),
         (["--data", "nowhere.jsonl"], 1, "nowhere.jsonl does not exist"),
-        (["--lr", "0"], 1, "learning_rate: 0.0 is out of range"),
+        (["--lr", "0"], 1, "learning_rate (--lr): 0.0 is out of range"),
         (["--label-smoothing", "0.1", "--loss", "ipo"], 1, "label_smoothing belongs to --loss sigmoid"),
         (["--no-merge"], 1, "--no-merge is about adapters, and none are trained. Add --lora-rank 16"),
         (["--lora-alpha", "4", "--lora-targets", "q"], 1, "--lora-alpha, --lora-targets are about adapters"),

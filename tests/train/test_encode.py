@@ -121,7 +121,7 @@ def test_drop_leaves_them_out_and_truncate_cuts_completions_only(plain):
     found = encode_completions(plain, [*LONG[:2], LONG[2]], Limits(8, "truncate"))
     assert [taught(plain, row) for row in found.rows] == [("12=", "13<eos>"), ("1234=", "136")]
     assert found.dropped == {"prompt too long": 1} and found.truncated == 1
-    with pytest.raises(BadData, match="None of 1 rows fits"):
+    with pytest.raises(BadData, match="The only row does not fit"):
         encode_completions(plain, LONG[2:], Limits(8, "drop"))
 
 

@@ -6,6 +6,7 @@ import signal
 import pytest
 from taught import EXACT, distance, logs, preferences, questions
 
+from expo.cli.train_said import closing
 from expo.errors import OutputError
 from expo.train import train_dpo, train_sft
 
@@ -36,11 +37,16 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(train, lora, sta
     settings["lora"] = lora
     if train is train_dpo:
         settings["reference_cache"] = str(tmp_path / "r")
-    train(start, rows, tmp_path / "whole", **settings)
+    whole = train(start, rows, tmp_path / "whole", **settings)
     killed_at(7, train, start, rows, tmp_path / "cut", **settings)
     assert not (tmp_path / "cut").exists()
     report = train(start, rows, tmp_path / "cut", **settings)
     assert report.resumed_at == 6 and report.steps == 12
+    assert report.tokens == whole.tokens == whole.leg_tokens == 2 * whole.tokens_each_epoch
+    assert report.leg_tokens == whole.tokens_each_epoch  # steps 7 to 12 are the second epoch
+    assert report.record()["tokens_per_second"] == report.leg_tokens / report.seconds
+    said = closing(report)
+    assert f"12 steps on 24 rows, {whole.tokens:,} tokens\n" in said and f"6 steps, {report.leg_tokens:,} tok" in said
     assert distance(tmp_path / "whole", tmp_path / "cut") == 0
     assert logs(tmp_path / "cut") == logs(tmp_path / "whole")
     assert not (tmp_path / "cut.partial").exists()

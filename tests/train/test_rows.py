@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from taught import write_rows
 
 from expo.train.errors import BadData, BadRows
 from expo.train.rows import Row, completions, labelled, pairs, read_rows
@@ -76,6 +77,7 @@ def test_labels_are_names_numbers_or_probabilities():
         (completions, {"messages": "hello"}, "no list of messages"),
         (completions, {"prompt": "1", "completion": "2", "weights": [-1.0]}, "a weight is a number of at least 0"),
         (completions, {"prompt": "1", "completion": "2", "weights": [float("nan")]}, "a weight is a number"),
+        (completions, {"prompt": "1", "completion": "2", "weights": [0, 0.0]}, "all of its weights are 0"),
         (pairs, {"prompt": "1", "chosen": "2"}, "no chosen/rejected"),
         (pairs, {"chosen": "2", "rejected": "3"}, "no prompt beside"),
         (pairs, {"prompt": "1", "chosen": "2", "rejected": "2"}, "chosen and rejected are equal"),
@@ -84,6 +86,7 @@ def test_labels_are_names_numbers_or_probabilities():
         (pairs, {"chosen": [ASK, ANSWER], "rejected": [ANSWER, WORSE]}, "differ before their last message"),
         (labelled, {"text": "a"}, "no label"),
         (labelled, {"text": "a", "label": [0.5, 0.2]}, "add up to 0.7"),
+        (labelled, {"text": "a", "label": 1.5}, "a name, a whole number or a list of probabilities, not 1.5"),
         (labelled, {"text": "a", "label": 1, "weight": "heavy"}, "a weight is a number"),
     ],
 )
@@ -133,6 +136,9 @@ def test_lines_that_are_no_json_objects_are_named(tmp_path):
     path.write_text('{"a": 1}\n{"a": \n[1]\n')
     with pytest.raises(BadRows, match=rf"{path}:2: not JSON"):
         read_rows(path)
+    path.write_text('{"a": 1}\n{"a": \n')
+    with pytest.raises(BadRows, match="1 of 2 rows cannot"):
+        read_rows(path)
     path.write_text('{"a": 1}\n"text"\n')
     with pytest.raises(BadRows, match=rf"{path}:2: not an object"):
         read_rows(path)
@@ -143,6 +149,23 @@ def test_json_that_is_too_deep_is_an_error_like_another(start, tmp_path):
     path = tmp_path / "d.jsonl"
     path.write_text(start + "[" * 100_000)
     with pytest.raises((BadData, BadRows), match=r"starts as a JSON list|d.jsonl:1: not JSON"):
+        read_rows(path)
+
+
+def test_some_row_must_weigh_something():
+    found = labelled(rows({"text": "a", "label": 0, "weight": 0}, {"text": "a", "label": 1, "weight": 1}))
+    assert [row.weight for row in found.rows] == [0, 1]
+    with pytest.raises(BadData, match="The weight of each row is 0"):
+        labelled(rows({"text": "a", "label": 0, "weight": 0}))
+    with pytest.raises(BadData, match="The weight of each row is 0"):
+        completions(rows({"prompt": "a", "completion": "b", "weights": 0}))
+
+
+def test_an_id_belongs_to_one_row(tmp_path):
+    path = write_rows(tmp_path / "d.jsonl", [{"id": 1}, {"a": 1}, {"id": "1"}, {"id": None}, {"a": 2}])
+    assert len(read_rows(path)) == 5
+    path = write_rows(tmp_path / "d.jsonl", [{"id": [1]}, {"id": 2}, {"id": [1]}])
+    with pytest.raises(BadRows, match=rf"{path}:3: its id, \[1\], is that of {path}:1 too"):
         read_rows(path)
 
 

@@ -38,14 +38,15 @@ from expo.cli.tables import show_table
     "--equivalence",
     default="numeric",
     show_default=True,
-    help="When two answers are the same: string, numeric, math-verify, or a command that judges (JSONL in, JSONL out).",
+    help="When two answers are the same: string, numeric, math-verify, or a command that judges (JSONL in, JSONL out). "
+    "numeric reads 1e3 as 1000; math-verify reads LaTeX, in which 1e3 is 1 times e times 3.",
 )
 @click.option(
     "--judge-seconds",
     type=click.FloatRange(min=0.001),
     default=10.0,
     show_default=True,
-    help="Time for one comparison, with math-verify or a command.",
+    help="Time for one comparison, with math-verify or a command; a command gets at least 60 s for a batch.",
 )
 @click.option("--k", "ks", type=int, multiple=True, help="pass@K to show. Repeatable. Default: 1, 2, 5, ..., samples.")
 @click.option(

@@ -6,6 +6,7 @@ from fractions import Fraction
 _LONGEST = 4_000  # digits; Python's own limit lies a little higher, and no answer has as many
 _DECIMAL = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d*)(?:\.\d*)?(?:[eE][-+]?\d{1,3})?")
 _MIXED = re.compile(r"(-?)(\d{1,18}) +(\d{1,18})/(\d{1,18})")
+_APART = re.compile(r"^([-+])\s+(?=[\d.\\])")  # a sign and its number, as in - 3
 _LATEX_FRACTION = re.compile(r"(-?)\\[dt]?frac\{([^{}]+)\}\{([^{}]+)\}")
 
 
@@ -20,6 +21,7 @@ def same_number(one: str, other: str) -> bool:
 def number(text: str) -> Fraction | None:
     """The number that a text spells, None where it spells none; 50% is 50, as in the published normalisation."""
     text = text.strip().replace("$", "").removesuffix("%").removesuffix("\\").strip()
+    text = _APART.sub(r"\1", text)
     if mixed := _MIXED.fullmatch(text):
         whole, above, below = map(int, mixed.groups()[1:])
         return (-1 if mixed[1] else 1) * (whole + Fraction(above, below)) if below else None

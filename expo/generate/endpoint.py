@@ -64,7 +64,7 @@ class Endpoint(NamedTuple):
         """
         route, body = _request(self.model, question, samples, demos, sampling)
         reply = self._post(route, body, len(samples))
-        choices = reply["choices"][: len(samples)]
+        choices = _ordered(reply["choices"])[: len(samples)]
         alone = _tokens(reply) if len(reply["choices"]) == 1 else None
         return [
             (sample, Answer(cut_at_stop(_text(choice), sampling.stop), alone, _why(choice)))
@@ -181,7 +181,18 @@ def _checked(raw: bytes, url: str) -> dict[str, Any]:
     choices = reply.get("choices") if isinstance(reply, dict) else None
     if not isinstance(choices, list) or not choices or any(_text(choice) is None for choice in choices):
         raise _TryAgain(f"the reply holds no text in choices: {_without_key(raw[:200].decode(errors='replace'))!r}")
+    indices = [choice.get("index") for choice in choices]
+    if len(choices) > 1 and indices[0] is not None and indices.count(indices[0]) == len(indices):
+        raise _TryAgain(f"the reply holds {len(choices)} choices, all with the index {indices[0]!r:.40}")
     return reply
+
+
+def _ordered(choices: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The choices by their index, where the server gives every one of them its own."""
+    indices = [choice.get("index") for choice in choices]
+    if any(not isinstance(index, int) or isinstance(index, bool) for index in indices):
+        return choices
+    return [choice for _, choice in sorted(zip(indices, choices, strict=True), key=lambda pair: pair[0])]
 
 
 def _text(choice: Any) -> str | None:

@@ -1,13 +1,14 @@
 """A model of transformers with its tokenizer: what it is, what it can read, and its weights once needed."""
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
 from expo.checkpoint.source import resolve
+from expo.checkpoint.spec import Source
 from expo.errors import ExpoError
 from expo.generate.prompts import Demo, Question, rendered
 
@@ -66,7 +67,7 @@ class LocalModel:
 def load_local(
     model: Any, *, device: str = "auto", dtype: str | None = None, trust_remote_code: bool = False
 ) -> LocalModel:
-    """The model in a folder or behind a Hub id; one that is loaded already is given back.
+    """The model in a folder or behind a Hub id, +ADAPTERs merged into it; one that is loaded already is given back.
 
     device: cpu, cuda, cuda:1, or auto. dtype: of its weights while it runs; by default float32 on the CPU, and the
     checkpoint's own elsewhere. With float32 answers do not depend on how rows are batched; with 16 bits some do.
@@ -77,9 +78,9 @@ def load_local(
 
     if isinstance(model, LocalModel):
         return model
-    folder, label = _folder(model)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = _device(device)
+    source = resolve(model)
+    folder, label = source.folder, source.label
     dtype = dtype or ("float32" if torch.device(device).type == "cpu" else "auto")
     if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
         raise ModelError(f"{dtype!r} is no type of torch; use float32, bfloat16 or float16.")
@@ -87,11 +88,12 @@ def load_local(
 
     def load() -> Any:
         loaded = _tried(label, transformers.AutoModelForCausalLM.from_pretrained, folder, dtype=dtype, **code)
-        return loaded.to(device)
+        return _with_adapters(loaded, source).to(device)
 
     tokenizer = _tried(label, transformers.AutoTokenizer.from_pretrained, folder, **code)
     config = _tried(label, transformers.AutoConfig.from_pretrained, folder, **code)
-    return LocalModel(tokenizer, load, config, label, f"{_fingerprint(folder)} {dtype}")
+    prints = " ".join(_fingerprint(part.folder) for part in (source, *source.adapters))
+    return LocalModel(tokenizer, load, config, label, f"{prints} {dtype}")
 
 
 def wrap(model: Any, tokenizer: Any, label: str) -> LocalModel:
@@ -105,13 +107,35 @@ def wrap(model: Any, tokenizer: Any, label: str) -> LocalModel:
     return LocalModel(tokenizer, lambda: model, model.config, label, digest.hexdigest())
 
 
-def _folder(model: str | Path) -> tuple[Path, str]:
-    """Where the checkpoint lies; an adapter's folder is left to transformers, which knows its base."""
-    path = Path(model).expanduser()
-    if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
-        return path, path.name
-    source = resolve(model)
-    return source.folder, source.label
+def _with_adapters(model: Any, source: Source) -> Any:
+    """The model with its source's adapters merged into it, one after the other."""
+    if not source.adapters:
+        return model
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise ModelError(
+            f"{source.label}: adapters need peft, which is not installed.\nTo install it: pip install 'expo[train]'"
+        ) from error
+    for adapter in source.adapters:
+        model = _tried(adapter.label, partial(PeftModel.from_pretrained, model), adapter.folder).merge_and_unload()
+    return model
+
+
+def _device(name: str) -> str:
+    """The device of that name, once it is known to be there; `auto` is the GPU where there is one."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError):  # torch without CUDA asserts
+        raise ModelError(
+            f"--device {name!r} is not a device that torch {torch.__version__} finds here; use cpu, cuda, cuda:1 or "
+            "auto."
+        ) from None
+    return name
 
 
 def _tried(label: str, load: Callable, folder: Path, **options: Any) -> Any:

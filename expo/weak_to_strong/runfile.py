@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from expo.errors import ExpoError, nearest
 from expo.weak_to_strong.errors import RunFileError
+from expo.weak_to_strong.mistakes import Misplaced, told
 from expo.weak_to_strong.modes import Mode
 from expo.weak_to_strong.pairs import AGREE, DISAGREE, SEED
 
@@ -165,13 +166,27 @@ class RunFile(_Part):
     def _trainers(self) -> "RunFile":
         from expo.train import DpoSettings, SftSettings
 
-        SftSettings.of(self.weak_sft)
-        SftSettings.of(self.strong_sft)
-        for settings in self.preference.values():
+        _of_trainer(SftSettings, self.weak_sft, "weak_sft")
+        _of_trainer(SftSettings, self.strong_sft, "strong_sft")
+        for name, settings in self.preference.items():
             if "loss" in settings:
-                raise ValueError("the loss of a preference is its name: `dpo` is sigmoid, `orpo` is orpo")
-            DpoSettings.of(settings)
+                raise Misplaced(
+                    ("preference", name, "loss"),
+                    "the loss of a preference is its name: `dpo` is sigmoid, `orpo` is orpo",
+                )
+            _of_trainer(DpoSettings, settings, "preference", name)
         return self
+
+
+def _of_trainer(kind: Any, settings: Mapping[str, Any], *at: str) -> None:
+    """Raise Misplaced, which says whose setting it is, where a trainer refuses its settings."""
+    try:
+        kind.of(settings)
+    except ExpoError as error:
+        message = str(error)
+        name = next((key for key in settings if message.startswith((f"{key}: ", repr(key)))), None)
+        place = (*at, name) if name else at
+        raise Misplaced(place, message.removeprefix(f"{name}: ").rstrip(".")) from error
 
 
 def shipped() -> dict[str, Path]:
@@ -199,10 +214,8 @@ def load_run(source: str | Path, changes: Mapping[str, str] | None = None) -> Ru
     try:
         return RunFile.model_validate(found)
     except ValidationError as error:
-        problems = [_told(problem, path, lines) for problem in error.errors()]
+        problems = [told(problem, path, lines, changes or {}, RunFile) for problem in error.errors()]
         raise RunFileError("\n".join(dict.fromkeys(problems))) from error
-    except ExpoError as error:
-        raise RunFileError(f"{path}: {error}") from error
 
 
 def _read(path: Path, lines: dict[tuple, int]) -> dict:
@@ -252,28 +265,3 @@ def _set(found: dict, key: str, text: str) -> None:
         found[last] = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise RunFileError(f"--set {key}: {text!r} is no YAML value.") from error
-
-
-def _told(problem: Mapping[str, Any], path: Path, lines: Mapping[tuple, int]) -> str:
-    at = tuple(part for part in problem["loc"] if not (isinstance(part, str) and part.startswith("function")))
-    line = next((lines[at[:n]] for n in range(len(at), 0, -1) if at[:n] in lines), None)
-    where = f"{path}:{line}" if line else str(path)
-    name = ".".join(map(str, at))
-    if problem["type"] == "extra_forbidden":
-        known = _known(at[:-1])
-        return f"{where}: {name!r} is no setting.{nearest(str(at[-1]), known)} Known here: {', '.join(known)}."
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"{where}: {f'{name}: ' if name else ''}{message}."
-
-
-def _known(at: Sequence) -> list[str]:
-    """The settings that exist at a place of the file."""
-    model: Any = RunFile
-    for part in at:
-        if isinstance(part, int):
-            continue
-        kinds = [model.model_fields[part].annotation]
-        while kinds and not (isinstance(kinds[0], type) and issubclass(kinds[0], BaseModel)):
-            kinds = [*getattr(kinds[0], "__args__", ()), *kinds[1:]]
-        model = kinds[0]
-    return list(model.model_fields)

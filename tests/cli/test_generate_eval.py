@@ -1,6 +1,7 @@
 """expo generate and expo eval as a user types them."""
 
 import json
+from pathlib import Path
 
 import pytest
 import talker
@@ -109,3 +110,37 @@ def test_help_is_quick_and_complete(capsys):
     for name in ("generate", "eval"):
         code, said, _ = command(capsys, name, "--help")
         assert code == 0 and "--endpoint URL" in said and "--dry-run" in said
+
+
+def test_an_adapter_is_named_behind_its_base(models, test_file, tmp_path, capsys):
+    import peft
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    config = peft.LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear", init_lora_weights=False)
+    adapted = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(models[0]), config)
+    adapted.save_pretrained(tmp_path / "adapter")
+    adapted.merge_and_unload().save_pretrained(tmp_path / "merged")
+    for path in Path(models[0]).glob("token*"):
+        (tmp_path / "merged" / path.name).write_bytes(path.read_bytes())
+
+    def answers(model, *more):
+        out = tmp_path / "a.jsonl"
+        words = ["generate", "--model", model, "--data", test_file, "-o", out, "--max-tokens", 5, "--overwrite"]
+        code, _, error = command(capsys, *words, *more)
+        return code, error, [row["response"] for row in rows_of(out)] if code == 0 else None
+
+    code, error, _ = answers(tmp_path / "adapter")
+    assert code == 1 and "an adapter (adapter_model.safetensors), not a whole model" in error and "BASE+" in error
+    both = answers(f"{models[0]}+{tmp_path / 'adapter'}")[2]
+    assert both == answers(tmp_path / "merged")[2] != answers(models[0])[2]
+
+
+@pytest.mark.parametrize("device", ["banana", "cuda:99"])
+def test_a_device_that_is_not_there_is_one_error(models, test_file, tmp_path, capsys, device):
+    words = ["generate", "--model", models[0], "--data", test_file, "-o", tmp_path / "a.jsonl", "--device", device]
+    for more in ([], ["--dry-run"]):
+        code, _, error = command(capsys, *words, *more)
+        assert code == 1 and error.count("error: ") == 1 and f"--device '{device}'" in error
+        assert not (tmp_path / "a.jsonl").exists()

@@ -8,6 +8,7 @@ import pytest
 
 from expo.evaluate import Pair, judge
 from expo.evaluate.equivalence import JudgeError
+from expo.evaluate.numeric import number, same_number
 
 ECHO = """
 import json, sys
@@ -113,3 +114,19 @@ def test_a_name_that_is_neither_is_refused_before_anything_runs():
         judge("numerc")
     with pytest.raises(JudgeError, match="no command line"):
         judge("'open")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("- 3", "-3"), ("-$ 3", "-3"), ("- 1/2", "-0.5"), ("- \\frac{1}{2}", "-.5")]
+)
+def test_a_sign_may_stand_apart(one, other):
+    assert same_number(one, other) and not same_number(one, other[1:])
+
+
+def test_a_sign_between_two_numbers_makes_no_number():
+    assert number("4 - 3") is None and number("- - 3") is None and number("-") is None
+
+
+def test_powers_of_ten_are_read_as_the_help_says():
+    for name, same in (("numeric", [True, False]), ("math-verify", [False, True])):
+        assert [v.correct for v in judge(name)([Pair("1e3", "1000"), Pair("1e3", "3e")])] == same

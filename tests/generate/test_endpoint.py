@@ -51,6 +51,26 @@ def test_a_server_that_gives_one_choice_whatever_it_is_asked_is_asked_again(tmp_
     assert report.n_tokens == 99 and not report.warnings
 
 
+def test_choices_go_to_the_samples_that_their_index_names(tmp_path):
+    reply = {"choices": [{"index": i, "text": f"sample {i}"} for i in (2, 0, 1)]}
+    with served(lambda route, body, n: (200, {}, reply)) as server:
+        _, rows = ask(server, tmp_path, sampling=THREE)
+    assert [row["response"] for row in rows] == ["sample 0", "sample 1", "sample 2"] * 11
+
+
+def test_choices_that_all_have_one_index_are_nonsense(tmp_path):
+    reply = {"choices": [{"index": 0, "text": str(i)} for i in range(3)]}
+    with (
+        served(lambda route, body, n: (200, {}, reply)) as server,
+        pytest.raises(EndpointError, match="3 choices, all with the index 0"),
+    ):
+        ask(server, tmp_path, sampling=THREE, concurrency=1)
+    unnumbered = {"choices": [{"text": str(i)} for i in range(3)]}
+    with served(lambda route, body, n: (200, {}, unnumbered)) as server:
+        _, rows = ask(server, tmp_path, sampling=THREE)
+    assert [row["response"] for row in rows[:3]] == ["0", "1", "2"]
+
+
 def test_a_server_that_does_not_sample_is_named(tmp_path):
     with served(lambda route, body, n: (200, {}, completion("same", "same", "same"))) as server:
         report, _ = ask(server, tmp_path, sampling=THREE)

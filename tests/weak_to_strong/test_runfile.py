@@ -40,15 +40,24 @@ def test_a_good_file_is_read(tmp_path):
         (
             "learning_rate: 1e-5",
             "learning_rat: 1e-5",
-            r"'learning_rat' is no setting of SftSettings. .*'learning_rate'",
+            r"run.yaml:6: strong_sft.learning_rat: 'learning_rat' is no setting of SftSettings. .*'learning_rate'",
         ),
         ("learning_rate: 5e-7", "loss: orpo", "the loss of a preference is its name"),
-        ("dpo:", "ppo:", r"preference.ppo.*'dpo' or 'orpo'"),
-        ("name: small", "name: ../up", "name: String should match pattern"),
+        ("dpo:", "ppo:", "run.yaml:8: preference.ppo: 'ppo' is none of dpo, orpo."),
+        ("name: small", "name: ../up", r"run.yaml:1: name: '../up' is no name; it must begin with a letter"),
         ("{name: one, model: org/one}", "{name: one}", "every weak model needs `model`"),
+        ("5e-7", "fast", "run.yaml:8: preference.dpo.learning_rate: 'fast' is not a number"),
+        ("name: small", "name: small\npairs: {agree: 7}", "run.yaml:2: pairs.agree: 7 is out of range; .* at most 1"),
+        ("name: small", "name: small\niterations: x", "run.yaml:2: iterations: 'x' is not a whole number."),
+        ("name: small", "name: small\ndemos: 3", "run.yaml:2: demos: 3 is not a mapping."),
+        ("train_2: b.jsonl, ", "", "run.yaml:2: data.train_2: is missing."),
         ("train_1: a.jsonl, ", "", "`data.train_1` is needed"),
         ("name: small", "name: small\nembedded: {}", "either `data` or `embedded`"),
-        ("name: small", "name: small\nmode: publshed", "run.yaml:2: mode: Input should be"),
+        (
+            "name: small",
+            "name: small\nmode: publshed",
+            r"run.yaml:2: mode: 'publshed' is none of .*published.* Did you mean 'published'\?",
+        ),
         ("name: small", "name: small\nname: again", "run.yaml:2: the key 'name' is given twice"),
         ("name: small", "name: &x small", "run.yaml:1: anchors and aliases are not read"),
         ("name: small", "name: [", "not YAML that can be read"),
@@ -151,3 +160,18 @@ def test_a_dry_run_names_everything_that_is_absent(tmp_path, monkeypatch, capsys
     code, _, error = command(capsys, "w2s", "reasoning", "running-sum", "--dry-run", *sets)
     assert code == 1 and "embedded.train: 4,001 questions of 4 numbers; there are 4,000." in error
     assert "embedded.test: 1,001" in error and "validation" not in error and "judge" not in error
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("pairs.agree", "7", r"^--set pairs.agree=7: pairs.agree: 7 is out of range; it must be at most 1\.$"),
+        ("weak_sft.learning_rate", "fast", "^--set weak_sft.learning_rate=fast: weak_sft.learning_rate: 'fast' is not"),
+        ("pairs", "{agree: 7}", r"^--set pairs=\{agree: 7\}: pairs.agree: 7 is out of range"),
+        ("sed", "7", "^--set sed=7: 'sed' is no setting. Did you mean 'seed'"),
+        ("sets", "[weak]", r"gsm8k.yaml, --set sets=\[weak\]: `sets` needs hybrid"),
+    ],
+)
+def test_a_change_from_outside_is_blamed_and_not_the_file(key, value, words):
+    with pytest.raises(RunFileError, match=words):
+        load_run("gsm8k", {key: value})

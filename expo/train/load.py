@@ -125,9 +125,11 @@ def load_classifier(source: Source, settings: TrainSettings, labels: list[str], 
 
 def _from_pretrained(kind: Any, source: Source, settings: TrainSettings, *, allow_new: bool, **extra: Any) -> Any:
     # A frozen base keeps the type it is stored in; what learns is float32, or small steps would be rounded away.
-    extra["dtype"] = "auto" if settings.lora else torch.float32
+    extra["dtype"] = "auto" if settings.lora and not source.adapters else torch.float32
     if settings.attention:
         extra["attn_implementation"] = settings.attention
+    if settings.quantization and source.adapters:
+        raise BadSetting(f"{source.text}: an adapter cannot be merged into 4 bits. Leave out --quantization.")
     if settings.quantization:
         extra["quantization_config"] = _four_bit()
     extra["trust_remote_code"] = settings.trust_remote_code
@@ -141,6 +143,17 @@ def _from_pretrained(kind: Any, source: Source, settings: TrainSettings, *, allo
             f"{source.text}: {len(missing)} tensors are missing, such as {missing[0]}, and would be trained from "
             f"random values. Is it a {kind.__name__.removeprefix('AutoModelFor')} checkpoint?"
         )
+    return _with_its_adapters(model, source)
+
+
+def _with_its_adapters(model: Any, source: Source) -> Any:
+    """The model with the adapters of BASE+ADAPTER merged into it, one after the other."""
+    if source.adapters and importlib.util.find_spec("peft") is None:
+        raise MissingPackage("peft", source.text, "expo[train]")
+    for adapter in source.adapters:
+        import peft
+
+        model = peft.PeftModel.from_pretrained(model, adapter.folder).merge_and_unload()
     return model
 
 

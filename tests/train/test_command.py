@@ -5,8 +5,12 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from engine import command
 from taught import preferences, questions, weights, write_rows
+
+import expo
+from expo.recipe import Recipe
 
 
 def test_dpo_names_the_extrapolation_that_follows(start, tmp_path, capsys):
@@ -118,3 +122,19 @@ def test_its_settings_import_no_torch():
     code = "import sys, expo.train, expo.train.settings, expo.cli.train, expo.train.rows; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_training_goes_on_from_base_plus_adapter(start, tmp_path, capsys):
+    rows = write_rows(tmp_path / "d.jsonl", questions(8))
+    first = ["--model", start, "--data", rows, "--max-steps", 3, "--lr", 0.05, "--lora-rank", 2, "--no-merge"]
+    assert command(capsys, "train", "sft", *first, "-o", tmp_path / "adapter")[0] == 0
+    whole = tmp_path / "whole"
+    recipe = Recipe("passthrough", {"m": f"{start}+{tmp_path / 'adapter'}"}, dtype="float32")
+    expo.run(expo.plan(recipe), whole)
+    for name, model in (("a", f"{start}+{tmp_path / 'adapter'}"), ("b", whole)):
+        step = ["--model", model, "--data", rows, "--max-steps", 1, "--lr", 1e-9, "-o", tmp_path / name]
+        code, _, err = command(capsys, "train", "sft", *step)
+        assert code == 0, err
+    one, other, before = weights(tmp_path / "a"), weights(tmp_path / "b"), weights(start)
+    assert all(torch.allclose(one[n].float(), other[n].float(), atol=1e-5) for n in other)
+    assert any(not torch.allclose(one[n].float(), before[n].float(), atol=1e-4) for n in before)

@@ -48,7 +48,6 @@ REMEDIES = {
     "weights": "`weights` has one entry a token of the completion, or one more for the end token; or one "
     "number for all. Leave out a row that shall not count.",
     "label": "",
-    "id": "Give each row an id of its own, or none: ids are optional.",
     "empty": "To leave such rows out, counted: --bad-rows drop.",
     "equal": "To leave such pairs out, counted: --bad-rows drop.",
     "prompt too long": "To leave such rows out, counted: --too-long drop.",

@@ -74,20 +74,9 @@ def read_rows(data: str | Path | Sequence[Mapping], *, split: str = "train") -> 
     if not rows:
         raise BadData(f"{data} holds no rows." if isinstance(data, str | Path) else "There are no rows to train on.")
     wrong = [Problem("malformed", row.where, "not an object") for row in rows if not isinstance(row.fields, Mapping)]
-    if wrong := wrong or list(_repeated(rows)):
+    if wrong:
         raise BadRows(wrong, len(rows))
     return rows
-
-
-def _repeated(rows: Sequence[Row]) -> Iterator[Problem]:
-    """Rows whose id an earlier row has; ids are optional, and may be of any kind."""
-    first: dict[str, str] = {}
-    for row in rows:
-        if row.fields.get("id") is None:
-            continue
-        there = first.setdefault(json.dumps(row.fields["id"], default=str), row.where)
-        if there != row.where:
-            yield Problem("id", row.where, f"its id, {row.fields['id']!r}, is that of {there} too")
 
 
 def _from_file(path: Path) -> Iterator[Row]:

@@ -96,9 +96,8 @@ def _show_plan(plan: dict[str, Any], as_json: bool, quiet: bool) -> None:
         return
     click.echo(f"{_asked(plan['answers'], plan['questions'])} would go to {plan['output']}")
     if "longest_prompt" in plan:
-        click.echo(
-            f"longest prompt: {plural(plan['longest_prompt'], 'token')}; the model's window: {plan['window'] or 'unknown'}"
-        )
+        longest, window = plural(plan["longest_prompt"], "token"), plan["window"] or "unknown"
+        click.echo(f"longest prompt: {longest}; the model's window: {window}")
         if plan["too_long"]:
             click.echo(f"{plural(plan['too_long'], 'prompt')} too long, to be answered with nothing")
 

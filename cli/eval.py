@@ -8,7 +8,7 @@ import click
 
 from expo.cli.asking import AnswerProgress, asking, sampling_of
 from expo.cli.options import JSON, QUIET
-from expo.cli.tables import show_table
+from expo.cli.tables import plural, show_table
 
 
 @click.command(name="eval", short_help="Accuracy, pass@k and paired differences on questions with answers.")
@@ -117,9 +117,9 @@ def _dry_run(data: Path, options: dict[str, Any], sampling: Any, as_json: bool, 
         click.echo(json.dumps(plan))
     elif not quiet:
         for name in models:
-            click.echo(f"{name} would write {n_answers:,} answers to {len(references):,} questions")
+            click.echo(f"{name} would write {plural(n_answers, 'answer')} to {plural(len(references), 'question')}")
         for path in options["answers"]:
-            click.echo(f"{path} would be graded on {len(references):,} questions")
+            click.echo(f"{path} would be graded on {plural(len(references), 'question')}")
 
 
 def _show(record: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ import click
 
 from expo.cli.asking import AnswerProgress, asking, sampling_of, silence_transformers
 from expo.cli.options import JSON, QUIET
+from expo.cli.tables import plural
 from expo.generate.run import FORMATS
 
 
@@ -58,8 +59,12 @@ def generate(model: str, data: Path, output: Path, **options: Any) -> None:
     elif not quiet:
         record = report.record()
         rate = f", {record['tokens_per_second']:,.0f} tokens/s" if report.n_tokens else ""
-        resumed = f" ({report.n_resumed:,} were there already)" if report.n_resumed else ""
-        click.echo(f"{report.n_answers:,} answers to {report.n_questions:,} questions{resumed}{rate}: {output}")
+        resumed = (
+            f" ({report.n_resumed:,} {'was' if report.n_resumed == 1 else 'were'} there already)"
+            if report.n_resumed
+            else ""
+        )
+        click.echo(f"{_asked(report.n_answers, report.n_questions)}{resumed}{rate}: {output}")
 
 
 def _plan(model: str, data: Path, output: Path, sampling: Any, options: dict[str, Any]) -> dict[str, Any]:
@@ -89,10 +94,13 @@ def _show_plan(plan: dict[str, Any], as_json: bool, quiet: bool) -> None:
         return
     if quiet:
         return
-    click.echo(f"{plan['answers']:,} answers to {plan['questions']:,} questions would go to {plan['output']}")
+    click.echo(f"{_asked(plan['answers'], plan['questions'])} would go to {plan['output']}")
     if "longest_prompt" in plan:
-        click.echo(
-            f"longest prompt: {plan['longest_prompt']:,} tokens; the model's window: {plan['window'] or 'unknown'}"
-        )
+        longest, window = plural(plan["longest_prompt"], "token"), plan["window"] or "unknown"
+        click.echo(f"longest prompt: {longest}; the model's window: {window}")
         if plan["too_long"]:
-            click.echo(f"{plan['too_long']:,} prompts are too long and would be answered with nothing")
+            click.echo(f"{plural(plan['too_long'], 'prompt')} too long, to be answered with nothing")
+
+
+def _asked(answers: int, questions: int) -> str:
+    return f"{plural(answers, 'answer')} to {plural(questions, 'question')}"

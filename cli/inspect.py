@@ -36,7 +36,7 @@ def inspect(checkpoint: str, tensors: bool, max_header: str, as_json: bool, quie
 
 def _show_facts(found) -> None:
     from expo.analysis.inspect import number_ranges
-    from expo.cli.tables import show_facts
+    from expo.cli.tables import plural, show_facts
     from expo.planning.budget import count, size
 
     source, whole = found.checkpoint.source, found.whole
@@ -44,7 +44,7 @@ def _show_facts(found) -> None:
     if named := found.checkpoint.config.get("architectures"):
         facts.append(("model", ", ".join(map(str, named)) if isinstance(named, list) else str(named)))
     facts.append(("holds", f"{whole.n_tensors} tensors, {count(whole.n_parameters)} parameters, {size(whole.n_bytes)}"))
-    of_type = [f"{t.name} {count(t.n_parameters)} in {_plural(t.n_tensors, 'tensor')}" for t in found.dtypes]
+    of_type = [f"{t.name} {count(t.n_parameters)} in {plural(t.n_tensors, 'tensor')}" for t in found.dtypes]
     facts.append(("types", "; ".join(of_type)))
     if found.quantised:
         facts.append(("quantised", f"{found.quantised}; counts and shapes are those of the stored tensors"))
@@ -89,7 +89,3 @@ def _shapes(shapes) -> str:
     """One shape as 4096 x 11008; several as the first two and how many more."""
     shown = [" x ".join(map(str, shape)) if shape else "scalar" for shape in shapes]
     return "; ".join(shown[:2]) + (f"; {len(shown) - 2} more" if len(shown) > 2 else "")
-
-
-def _plural(n: int, word: str) -> str:
-    return f"{n} {word}{'' if n == 1 else 's'}"

@@ -5,6 +5,11 @@ from collections.abc import Iterable, Sequence
 _WIDE = 400  # columns where stdout is no terminal: nothing is folded
 
 
+def plural(n: int, word: str) -> str:
+    """A number of things: 1 row, 2 rows, 2,000 rows."""
+    return f"{n:,} {word}{'' if n == 1 else 's'}"
+
+
 def show_table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1, total: bool = False) -> None:
     """Print rows of text under their headings.
 

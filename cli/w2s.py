@@ -181,6 +181,7 @@ def data(name, raw, output, overwrite, dry_run, as_json) -> None:
 @JSON
 def validate(path, weak, others, extraction, equivalence, as_json) -> None:
     """Check a file of training rows, pairs, answers or votes. Exit 1 where a rule is broken."""
+    from expo.cli.tables import plural
     from expo.weak_to_strong.errors import DefectsFound
     from expo.weak_to_strong.validate import validate as check
 
@@ -195,7 +196,8 @@ def validate(path, weak, others, extraction, equivalence, as_json) -> None:
         _show_findings(found)
     if found.findings:
         broken = sum(finding.count for finding in found.findings)
-        raise DefectsFound(f"{path}: {len(found.findings)} rules are broken, {broken:,} times in {found.rows:,} rows.")
+        rules = f"{plural(len(found.findings), 'rule')} {'is' if len(found.findings) == 1 else 'are'} broken"
+        raise DefectsFound(f"{path}: {rules}, {plural(broken, 'time')} in {plural(found.rows, 'row')}.")
 
 
 # --- Shared by the commands ------------------------------------------------------------------------------------------
@@ -216,9 +218,9 @@ def _same(equivalence: str) -> Any:
 
 
 def _show_findings(found: Any) -> None:
-    from expo.cli.tables import show_table
+    from expo.cli.tables import plural, show_table
 
-    click.echo(f"{found.rows:,} rows of {found.ids:,} ids: {found.kind}")
+    click.echo(f"{plural(found.rows, 'row')} of {plural(found.ids, 'id')}: {found.kind}")
     if found.sides:
         click.echo(", ".join(f"{side}: {count:,}" for side, count in found.sides.items()))
     rows = [(one.rule, f"{one.count:,}", one.first, one.detail or one.meaning) for one in found.findings]

@@ -121,7 +121,9 @@ class AnswerFile:
                 f"{self.path} exists, and {self.beside.name} does not say what it was made with.\n"
                 "To replace it: --overwrite."
             )
-        names = [name for name in {**held, **settings} if name != "model" or "fingerprint" not in settings]
+        names = list({**held, **settings})
+        if "fingerprint" in settings and held.get("fingerprint") == settings["fingerprint"]:
+            names.remove("model")  # the same weights under another name
         other = [
             f"  {name}: {json.dumps(held.get(name))} there, {json.dumps(settings.get(name))} now"
             for name in names

@@ -64,7 +64,8 @@ class Keyed(Generic[T]):
                 raise ValueError(f"an object is expected, not {_short(found)}")
             return self.parse(found)
         except (ValueError, RecursionError) as error:
-            raise RowError(f"{self.path}:{place.line}", f"{error}.") from error
+            end = "" if str(error).endswith("?") else "."
+            raise RowError(f"{self.path}:{place.line}", f"{error}{end}") from error
 
     def __len__(self) -> int:
         return len(self.places)

@@ -170,8 +170,8 @@ def cells(row: Mapping[str, Any]) -> list[str]:
     gain = row.get("against naive")
     told = ""
     if gain:
-        bounds = " to ".join(f"{100 * bound:+.1f}" for bound in gain["interval"])
-        told = f"{100 * gain['value']:+.1f} ({bounds})"
+        bounds = " to ".join(f"{100 * bound:+z.1f}" for bound in gain["interval"])
+        told = f"{100 * gain['value']:+z.1f} ({bounds})"
     interval_text = f"{100 * low:.1f} to {100 * high:.1f}"
     return [
         row["model"],
@@ -189,8 +189,8 @@ def _pgr_text(found: Mapping[str, Any] | None) -> str:
     if found["value"] is None:
         return found["note"]
     bounds = found.get("interval")
-    more = f" ({bounds[0]:.2f} to {bounds[1]:.2f})" if bounds else ""
-    return f"{found['value']:.2f}{more}{f' [{note}]' if (note := found['note']) else ''}"
+    more = f" ({bounds[0]:z.2f} to {bounds[1]:z.2f})" if bounds else ""
+    return f"{found['value']:z.2f}{more}{f' [{note}]' if (note := found['note']) else ''}"
 
 
 def _stage_lines(stages: Mapping[str, Mapping]) -> list[str]:

@@ -21,6 +21,7 @@ from expo.weak_to_strong.keyed import write_text
 from expo.weak_to_strong.provenance import hash_of, text_hash
 
 RECORD = ".stage.json"
+_NAMED = 4  # stages that a plan names as another's reason, before it says "all of the above"
 Make = Callable[[Path, Mapping[str, Path | str]], Mapping[str, Any] | None]
 
 
@@ -95,10 +96,15 @@ def plan_stages(stages: Sequence[Stage], output: str | Path, *, from_: str | Non
     output = Path(output)
     stale, made = _stale(stages, from_), set()
     outcomes = []
+    reached: dict[str, set[str]] = {}  # stage -> all that it depends on
     for stage in stages:
-        upstream = sorted({item.stage for item in stage.inputs.values() if isinstance(item, Of)} & made)
+        direct = {item.stage for item in stage.inputs.values() if isinstance(item, Of)}
+        reached[stage.name] = direct.union(*(reached[name] for name in direct))
+        upstream = sorted(direct & made)
         if stage.name in stale:
             why = "asked for" if from_ in stage.names() else "depends on what is asked for"
+        elif len(upstream) > _NAMED and reached[stage.name] >= made:
+            why = "after all of the above"
         elif upstream:
             why = f"after {', '.join(upstream)}"
         else:

@@ -144,3 +144,12 @@ def test_a_device_that_is_not_there_is_one_error(models, test_file, tmp_path, ca
         code, _, error = command(capsys, *words, *more)
         assert code == 1 and error.count("error: ") == 1 and f"--device '{device}'" in error
         assert not (tmp_path / "a.jsonl").exists()
+
+
+def test_another_model_is_named(models, tmp_path, capsys):
+    one = write_jsonl(tmp_path / "one.jsonl", talker.QUESTIONS[:1])
+    words = ["generate", "--data", one, "-o", tmp_path / "a.jsonl", "--max-tokens", 2, "--model"]
+    code, said, _ = command(capsys, *words, models[0])
+    assert code == 0 and "1 answer to 1 question," in said
+    code, _, error = command(capsys, *words, models[1])
+    assert code == 1 and 'model: "one" there, "two" now' in error

@@ -187,3 +187,11 @@ def test_validate_takes_predictions_from_the_weak_file_and_says_what_it_cannot_t
     assert code == 0 and json.loads(stdout)["unchecked"]["empty prediction"] == "no pred; add --extraction"
     code, stdout, _ = command(capsys, "w2s", "validate", training, "--extraction", r"regex:so (.*)")
     assert code == 1 and "empty prediction" in stdout and "not checked" not in stdout
+
+
+def test_one_of_a_thing_is_told_as_one(files, capsys):
+    row = {"id": 0, "prompt": "q", "response": "", "pred": "1"}
+    code, stdout, error = command(capsys, "w2s", "validate", write(files / "one.jsonl", [row]))
+    assert code == 1 and "1 row of 1 id: answer" in stdout and "1 rule is broken, 1 time in 1 row." in error
+    code, _, error = command(capsys, "w2s", "vote", write(files / "a.jsonl", [{"id": 0, "promt": "q"}]), "-o", "v")
+    assert code == 1 and "?." not in error

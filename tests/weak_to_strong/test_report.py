@@ -74,3 +74,12 @@ def test_the_text_says_what_the_numbers_say():
     )
     assert "| x | no golds |" in text and "![accuracy.png](accuracy.png)" in text
     assert "- m/select: fates: kept 2; accuracy 50.0 % of 4" in text and "- this" in text
+
+
+def test_nothing_is_less_than_nothing():
+    from expo.weak_to_strong.report import cells
+
+    value = {"value": -0.001, "interval": [-0.002, 0.001], "note": ""}
+    accuracy = {"value": 0.5, "interval": [0.4, 0.6], "n": 10}
+    row = {"model": "m", "accuracy": accuracy, "against naive": {"value": -0.0001, "interval": [-0.0002, 0.1]}}
+    assert cells({**row, "pgr": value})[4:] == ["+0.0 (+0.0 to +10.0)", "0.00 (0.00 to 0.00)"]

@@ -164,3 +164,13 @@ def test_a_model_is_a_folder_or_a_name_on_the_hub(tmp_path):
     assert record_of(tmp_path / "out", "s")["asked"]["inputs"]["hub"] == "hub:org/name@main"
     (folder / "w").write_text("2")
     assert plan_stages(stages, tmp_path / "out")[0].why == "inputs changed: local"
+
+
+def test_a_plan_does_not_list_everything_above(tmp_path):
+    parts = [Stage(f"part{number}", lambda folder, inputs: None) for number in range(5)]
+    some = Stage("some", lambda folder, inputs: None, {f"in{n}": Of(f"part{n}") for n in range(2)})
+    last = Stage(
+        "report", lambda folder, inputs: None, {f"in{n}": Of(f"part{n}") for n in range(5)} | {"s": Of("some")}
+    )
+    why = {one.stage: one.why for one in plan_stages([*parts, some, last], tmp_path)}
+    assert why["report"] == "after all of the above" and why["some"] == "after part0, part1"

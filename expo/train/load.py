@@ -154,7 +154,7 @@ def _with_its_adapters(model: Any, source: Source) -> Any:
         import peft
 
         model = peft.PeftModel.from_pretrained(model, adapter.folder).merge_and_unload()
-    return model
+    return model.requires_grad_(True) if source.adapters else model
 
 
 def _plain_config(model: Any) -> Any:

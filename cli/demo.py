@@ -200,10 +200,11 @@ def _test(output: Path, seed: int, quiet: bool) -> dict[str, Any]:
 
 
 def _accuracy(right) -> dict[str, Any]:
-    from expo import toy
+    from expo.evaluate import wilson
 
     correct, n = int(right.sum()), len(right)
-    return {"accuracy": correct / n, "interval": list(toy.wilson(correct, n)), "correct": correct, "n": n}
+    found = wilson(correct, n)
+    return {"accuracy": found.value, "interval": [found.low, found.high], "correct": correct, "n": n}
 
 
 # --- What is shown ---------------------------------------------------------------------------------------------------

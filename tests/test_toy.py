@@ -162,12 +162,6 @@ def test_grading_compares_the_last_digit(monkeypatch, tokenizer):
 # --- How sure one can be ---------------------------------------------------------------------------------------------
 
 
-def test_wilson_by_hand():
-    # Newcombe (1998), table I: 81 of 263 and 0 of 20.
-    assert toy.wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
-    assert toy.wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
-
-
 def test_the_paired_difference_by_hand():
     before = torch.tensor([True, False, False, True])
     after = torch.tensor([True, True, False, True])

@@ -15,9 +15,9 @@ from expo.checkpoint import Shards, open_checkpoint
 from expo.checkpoint.names import layer_of, module_group
 from expo.checkpoint.spec import Checkpoint
 from expo.errors import DataError, PlanError
-from expo.ops import elements_of, n_segments
+from expo.ops import n_segments
 from expo.planning import Job, Plan, plan
-from expo.planning.budget import TILE, default_threads
+from expo.planning.budget import default_threads
 from expo.recipe import Recipe, extrapolation
 from expo.stream import Fidelity, Report, Stream
 from expo.stream.loop import report_of, settings_for
@@ -202,13 +202,9 @@ def _measure_rest(measure: Measure, names: list[str], threads: int, progress: Ca
     """Pairs that a run would copy, and all of them where a run would not start."""
 
     def work(piece) -> None:
-        spec, segment = piece
-        first, last = elements_of(segment, spec.n_elements)
-        with torch.inference_mode():
-            for start in range(first, last, TILE):
-                measure.tile(spec.name, start, min(TILE, last - start))
+        n_bytes = measure.segment(*piece)
         if progress:
-            progress(spec.dtype.n_bytes(last - first))
+            progress(n_bytes)
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from expo.analysis.pairs import Pair
 from expo.checkpoint import Shards
+from expo.checkpoint.spec import TensorSpec
 from expo.dtypes import DType
-from expo.ops import SEGMENT, n_segments, torch_dtype
+from expo.ops import SEGMENT, elements_of, n_segments, torch_dtype
+from expo.planning.budget import TILE
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,14 @@ class Measure:
         found = self._floats(pair, start, n) if pair.computed else self._bytes(pair, start, n)
         before = self.parts.get(key)
         self.parts[key] = Sums.total([before, found]) if before else found
+
+    def segment(self, spec: TensorSpec, segment: int) -> int:
+        """Add one segment of the pair that B's tensor `spec` belongs to; returns its bytes in B."""
+        first, last = elements_of(segment, spec.n_elements)
+        with torch.inference_mode():
+            for start in range(first, last, TILE):
+                self.tile(spec.name, start, min(TILE, last - start))
+        return spec.dtype.n_bytes(last - first)
 
     def sums(self, name: str) -> Sums:
         """All segments of one tensor together."""

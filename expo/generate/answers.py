@@ -81,7 +81,6 @@ class AnswerFile:
         if not begun:
             replace_file(self.beside, (json.dumps(settings, indent=1, ensure_ascii=False) + "\n").encode())
         self.done = {(row.values["id"], row.values["sample"]) for row in self.file.found}
-        self.n_found = len(self.done)
 
     def __enter__(self) -> Self:
         return self

@@ -10,7 +10,7 @@ from expo.analysis.pool import for_each, segments
 from expo.checkpoint import Shards
 from expo.checkpoint.spec import TensorSpec
 from expo.errors import DataError
-from expo.ops import elements_of, torch_dtype
+from expo.ops import torch_dtype
 from expo.planning.budget import TILE
 
 
@@ -19,13 +19,9 @@ def survey(pairs, readers, threads: int, progress) -> dict[str, Sums]:
     measure = Measure(pairs, *readers)
 
     def work(piece: tuple[TensorSpec, int]) -> None:
-        spec, segment = piece
-        first, last = elements_of(segment, spec.n_elements)
-        with torch.inference_mode():
-            for start in range(first, last, TILE):
-                measure.tile(spec.name, start, min(TILE, last - start))
+        n_bytes = measure.segment(*piece)
         if progress:
-            progress(2 * spec.dtype.n_bytes(last - first))
+            progress(2 * n_bytes)
 
     for_each(segments(pair.b for pair in pairs.values()), lambda: work, threads)
     sums = {name: measure.sums(name) for name in pairs}

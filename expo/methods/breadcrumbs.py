@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from expo.methods.declare import Each, Here, Surveyed, method
 from expo.methods.sparse import NOTHING, Sparse, is_nothing, keep_largest, rescaled, trimmed
-from expo.methods.task_vectors import added, shares
+from expo.methods.task_vectors import summed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,7 +50,5 @@ def breadcrumbs(
     ones the first are the larger. normalize divides by the sum of w_i. Davari and Belilovsky, "Model Breadcrumbs".
     Tiles are (n,), float32 or float64. int8_mask is accepted and has no effect.
     """
-    factors = here.surveyed.factors or (1.0,) * len(models)
-    weights = shares(weight, normalize=normalize)
     deltas = trimmed(base, *models, here=here)
-    return added(base, deltas, [lambda_ * w * r for w, r in zip(weights, factors, strict=True)])
+    return summed(base, deltas, weight, normalize=normalize, scale=lambda_, factors=here.surveyed.factors)

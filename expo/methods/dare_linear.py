@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from expo.methods import dare
 from expo.methods.declare import Each, Here, method
 from expo.methods.sparse import dropped, is_nothing
-from expo.methods.task_vectors import added, shares
+from expo.methods.task_vectors import summed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,6 +32,5 @@ def dare_linear(
     (n,), float32 or float64. int8_mask is accepted and has no effect.
     """
     makeup = dare.factors(rescale, density, here)
-    weights = shares(weight, normalize=normalize)
     deltas = dropped(base, *models, density=density, here=here)
-    return added(base, deltas, [lambda_ * w * r for w, r in zip(weights, makeup, strict=True)])
+    return summed(base, deltas, weight, normalize=normalize, scale=lambda_, factors=makeup)

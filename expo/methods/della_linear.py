@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from expo.methods import magnitude_ranks
 from expo.methods.declare import Each, Here, method
 from expo.methods.sparse import is_nothing
-from expo.methods.task_vectors import added, shares
+from expo.methods.task_vectors import summed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,6 +39,4 @@ def della_linear(
     are whole rows, (n,), float32 or float64.
     """
     deltas = magnitude_ranks.ranked(base, *models, density=density, epsilon=epsilon, rescale=rescale, here=here)
-    factors = here.surveyed.factors or (1.0,) * len(models)
-    weights = shares(weight, normalize=normalize)
-    return added(base, deltas, [lambda_ * w * r for w, r in zip(weights, factors, strict=True)])
+    return summed(base, deltas, weight, normalize=normalize, scale=lambda_, factors=here.surveyed.factors)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from expo.methods.declare import Each, method
 from expo.methods.sparse import deltas_of
-from expo.methods.task_vectors import added, shares
+from expo.methods.task_vectors import summed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,4 +28,4 @@ def task_arithmetic(
     Ilharco et al., "Editing Models with Task Arithmetic". Tiles are (n,), float32 or float64. density, rescale and
     int8_mask are accepted, as in mergekit, and have no effect.
     """
-    return added(base, deltas_of(base, models), [lambda_ * w for w in shares(weight, normalize=normalize)])
+    return summed(base, deltas_of(base, models), weight, normalize=normalize, scale=lambda_)

@@ -34,6 +34,21 @@ def added(base: Tensor, deltas: Iterable[Tensor], factors: Sequence[float]) -> T
     return less(base, back)
 
 
+def summed(
+    base: Tensor,
+    deltas: Iterable[Tensor],
+    weight: Sequence[float],
+    *,
+    normalize: bool,
+    scale: float,
+    factors: Sequence[float] | None = None,
+) -> Tensor:
+    """base + scale * sum of w * delta [/ the sum of the w]; factors as in `agreed`, whose twin without signs it is."""
+    factors = factors or (1.0,) * len(weight)
+    shared = shares(weight, normalize=normalize)
+    return added(base, deltas, [scale * w * factor for w, factor in zip(shared, factors, strict=True)])
+
+
 def less(base: Tensor, back: Tensor) -> Tensor:
     """base - back, in the memory of `back`; where that is 0.0 or -0.0 the base keeps its bits, -0.0 too."""
     import torch

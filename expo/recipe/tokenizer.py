@@ -17,10 +17,6 @@ class TokenSource:
     token: str | None = None  # of that model; None: the same token, unless token_id says which row
     token_id: int | None = None
 
-    @property
-    def is_zero(self) -> bool:
-        return self.model is None
-
     def record(self) -> Any:
         """The source as YAML writes it."""
         if self.model is None:

@@ -20,7 +20,7 @@ from expo.stream.folds import FOLDS, Found, added
 from expo.stream.lane import Lane, Settings
 from expo.stream.pieces import Piece, Pieces, Progress, tiles_of
 from expo.stream.tile import ComputedTile
-from expo.stream.workers import can_fork, run_forked
+from expo.stream.workers import carry_out
 
 BATCH = 1 << 29  # elements of the tensors that are surveyed at a time
 
@@ -83,10 +83,7 @@ def _survey(plan: Plan, settings: Settings, workers: int, groups: list[Group], p
         if phase := getattr(progress, "phase", None):
             phase("survey", sum(plan.jobs[i].n_bytes for group in asking for i in group.jobs))
         work = SurveyPass(plan, settings, {i: group for group in asking for i in group.jobs}, progress=progress)
-        if can_fork(work, workers):
-            run_forked(work, workers)
-        else:
-            work.run(workers)
+        carry_out(work, workers)
         for group in asking:
             group.step(work.answer(group))
 

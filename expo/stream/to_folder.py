@@ -23,7 +23,7 @@ from expo.stream.pieces import Progress
 from expo.stream.probe import check_tied, pair_warnings
 from expo.stream.report import Fidelity, Report, peak_rss
 from expo.stream.survey import survey
-from expo.stream.workers import can_fork, run_forked
+from expo.stream.workers import carry_out
 
 
 def run(
@@ -66,11 +66,7 @@ def run(
         began = time.perf_counter()
         surveyed = survey(plan, settings, workers, progress=progress)
         stream = Stream(plan, sink, settings, surveyed=surveyed, progress=progress, ahead=workers)
-        memory = 0
-        if can_fork(stream, workers):
-            memory = run_forked(stream, workers)
-        else:
-            stream.run(workers)
+        memory = carry_out(stream, workers)
         seconds = time.perf_counter() - began
         report = report_of(stream, str(sink.output))
         report.seconds = seconds

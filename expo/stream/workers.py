@@ -68,6 +68,17 @@ class Board:
         return sum(self.numbers[row, worker] for worker in range(self.workers))
 
 
+def carry_out(work: Pieces, workers: int) -> int:
+    """Do every segment, in processes where that is safe and worth it, else in threads.
+
+    Returns the bytes of memory that processes had for themselves. Raises what `run_forked` and `Pieces.run` raise.
+    """
+    if can_fork(work, workers):
+        return run_forked(work, workers)
+    work.run(workers)
+    return 0
+
+
 def run_forked(work: Pieces, workers: int) -> int:
     """Do every segment in processes; returns the bytes of memory that they had for themselves.
 

@@ -19,7 +19,6 @@ class Comparison:
         self.equivalence = equivalence
         self.judge = judge(equivalence, **({"seconds": seconds} if seconds else {}))
         self.known: dict[bytes, bool] = {}
-        self.undecided = 0
 
     def __call__(self, one: Answer, other: Answer) -> bool:
         if one.pred == other.pred:
@@ -42,7 +41,6 @@ class Comparison:
         asked = [Pair(one.pred, two.pred, one.id, one.sample, one.prompt, one.response) for one, two in pairs]
         for (one, other), verdict in zip(pairs, self.judge(asked), strict=True):
             self.known[_key(one, other)] = verdict.correct
-            self.undecided += not verdict.decided
 
 
 def prepare(same: Same, pairs: Iterable[tuple[Answer, Answer]]) -> None:

@@ -33,6 +33,13 @@ def test_wilson_solves_its_own_equation_and_knows_the_ends():
         wilson(3, 2)
 
 
+def test_wilson_by_hand():
+    # Newcombe (1998), table I: 81 of 263 and 0 of 20.
+    for counts, bounds in (((81, 263), (0.2553, 0.3662)), ((0, 20), (0.0, 0.1611))):
+        found = wilson(*counts)
+        assert (found.low, found.high) == pytest.approx(bounds, abs=5e-5)
+
+
 def test_tango_s_interval_of_a_published_example():
     # Fagerland, Lydersen, Laake (2014), airway hyper-responsiveness: 1 and 7 discordant pairs of 21.
     found = tango(1, 7, 21)

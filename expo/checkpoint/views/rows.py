@@ -58,7 +58,6 @@ class RowTable:
         self.pairs = flat[np.concatenate([np.arange(first[k], first[k] + counts[k]) for k in begins] or [begins])]
         self.ends = np.cumsum(counts[begins])  # of each run's pairs
         self.has_means = bool((counts > 1).any())
-        self.n_zero = int((counts == 0).sum())
 
     @property
     def digest(self) -> str:

@@ -16,7 +16,8 @@ class Sampling:
 
     samples: answers to each question, numbered from 0.
     temperature: 0 is greedy. top_p, top_k: the nucleus, and how many tokens it may hold (0: any number).
-    max_tokens: the longest answer. stop: texts at which an answer ends; they are not part of it.
+    max_tokens: the longest answer. min_tokens: no end token is written before so many others; a stop text may be.
+    stop: texts at which an answer ends; they are not part of it.
     seed: with the question's id and the sample's number it decides every draw; nothing else does.
     """
 
@@ -27,6 +28,7 @@ class Sampling:
     max_tokens: int = 512
     stop: tuple[str, ...] = ()
     seed: int = 0
+    min_tokens: int = 0
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
@@ -37,6 +39,8 @@ class Sampling:
         self._check("top_p", 0 < self.top_p <= 1, "above 0 and at most 1")
         self._check("top_k", self.top_k >= 0, "0 (no limit) or a positive number")
         self._check("max_tokens", self.max_tokens >= 1, "at least 1")
+        room = f"from 0 to max_tokens ({self.max_tokens:,})"
+        self._check("min_tokens", 0 <= self.min_tokens <= self.max_tokens, room)
         self._check("stop", all(isinstance(text, str) and text for text in self.stop), "texts that are not empty")
         if self.greedy and self.samples > 1:
             raise BadSampling(
@@ -50,7 +54,10 @@ class Sampling:
 
     def record(self) -> dict[str, Any]:
         """The settings as JSON values."""
-        return {**asdict(self), "stop": list(self.stop)}
+        record = {**asdict(self), "stop": list(self.stop)}
+        if not self.min_tokens:  # files of answers from before there was such a setting go on
+            del record["min_tokens"]
+        return record
 
     def _check(self, name: str, good: bool, wanted: str) -> None:
         if not good:

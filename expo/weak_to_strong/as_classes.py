@@ -58,9 +58,7 @@ def test(run: BoostRun, model: Path | str, rows: Path, folder: Path) -> dict[str
     return _graded(asked, _probabilities(run, model, asked), folder)
 
 
-def test_ensemble(
-    run: BoostRun, experts: Path, tested: Sequence[Path], rows: Path, folder: Path
-) -> dict[str, Any]:
+def test_ensemble(run: BoostRun, experts: Path, tested: Sequence[Path], rows: Path, folder: Path) -> dict[str, Any]:
     """The experts' probabilities together, from what each gave when it was tested: no model is loaded again.
 
     tested: the folder of each expert's own test, in the order of experts.json.

@@ -126,6 +126,8 @@ class BoostRun(Asked):
             raise ValueError("`combine: discrete` counts votes for classes; tokens are joined by their probabilities")
         if self.boost.prior == "binary" and self.kind == "classification" and len(self.labels) > 2:
             raise ValueError(f"`prior: binary` is for two classes; there are {len(self.labels)}: take samme")
+        if self.boost.prior == "pretrained" and self.kind == "classification":
+            raise ValueError("`prior: pretrained` needs a model that answers before it is trained; a new head does not")
         if self.expert.get("too_long") == "truncate" and self.kind == "generation":
             raise Misplaced(("expert", "too_long"), "cut answers cannot be weighted token by token; use error or drop")
         return self

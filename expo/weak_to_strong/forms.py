@@ -1,11 +1,11 @@
 """The two forms of an ensemble run, behind the same functions: `as_classes` and `as_tokens`.
 
-    train(run, settings, model, rows, folder, *, weights=None, again=0) -> facts     the checkpoint is folder/model
-    missed(run, model, rows) -> [1 - p(truth)]
-    sampled(run, model, rows) -> Sampled       what boosting weighs
-    test(run, model, rows, folder) -> facts    results.jsonl, each row with id and result
-    test_ensemble(run, experts, tested, rows, folder) -> facts
-    label(run, experts, rows, output) -> facts
+train(run, settings, model, rows, folder, *, weights=None, again=0) -> facts     the checkpoint is folder/model
+missed(run, model, rows) -> [1 - p(truth)]
+sampled(run, model, rows) -> Sampled       what boosting weighs
+test(run, model, rows, folder) -> facts    results.jsonl, each row with id and result
+test_ensemble(run, experts, tested, rows, folder) -> facts
+label(run, experts, rows, output) -> facts
 """
 
 from typing import Any, NamedTuple

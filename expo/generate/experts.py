@@ -83,7 +83,7 @@ def _problems(one: Any, home: Path) -> Iterator[str]:
         return
     for name in ("model", "weight"):
         if name not in one:
-            yield f"no {name}; it has {_named(one)}.{nearest(name, map(str, one))}"
+            yield f"no {name}; it has {_named(one)}."
     weight, model = one.get("weight", 1), one.get("model", "x/y")
     if isinstance(weight, bool) or not isinstance(weight, int | float):
         yield f"the weight is {weight!r:.60}, not a number."

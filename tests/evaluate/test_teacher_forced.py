@@ -45,10 +45,10 @@ def by_hand(local, row, weights):
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 40, 4096])
-@pytest.mark.parametrize("single", [True, False])
-def test_each_token_is_judged_as_a_plain_forward_pass_judges_it(single, batch_tokens, members, monkeypatch):
+@pytest.mark.parametrize("alone", [True, False])
+def test_each_token_is_judged_as_a_plain_forward_pass_judges_it(alone, batch_tokens, members, monkeypatch):
     monkeypatch.setattr(room, "_PIECE", 14 * 5)  # five tokens at a time
-    local, weights = (members.members[0], [1.0]) if single else (members, [0.5, 1.25])
+    local, weights = (members.members[0], [1.0]) if alone else (members, [0.5, 1.25])
     seen = []
     found = teacher_forced(local, ROWS, batch_tokens=batch_tokens, progress=lambda done, n: seen.append((done, n)))
     assert seen[-1] == (12, 12) and len(seen) == {1: 12, 40: 4, 4096: 1}[batch_tokens]

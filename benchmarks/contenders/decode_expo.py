@@ -1,4 +1,4 @@
-"""One expert and ensembles of several, decoding the same prompts in turns; prints seconds and tokens as one JSON line."""
+"""One expert and ensembles, decoding the same prompts in turns; prints seconds and tokens as one JSON line."""
 
 import json
 import sys

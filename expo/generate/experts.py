@@ -57,7 +57,7 @@ def read_experts(path: str | Path, *, kind: str = "generation") -> list[Expert]:
     problems = [f"{path}: expert {n}: {what}" for n, one in enumerate(listed, 1) for what in _problems(one, home)]
     if not problems and not any(one["weight"] for one in listed):
         problems = [f"{path}: all weights are 0, so that no expert has a say."]
-    elif not problems and not math.isfinite(math.fsum(one["weight"] for one in listed)):
+    elif not problems and not math.isfinite(sum(float(one["weight"]) for one in listed)):
         problems = [f"{path}: the sum of the weights is not finite."]
     if problems:
         raise BadExperts("\n".join([*problems, "A weight is a finite number of at least 0; some weight is above 0."]))
@@ -83,7 +83,7 @@ def _problems(one: Any, home: Path) -> Iterator[str]:
         return
     for name in ("model", "weight"):
         if name not in one:
-            yield f"no {name}; it has {_named(one)}.{nearest(name, map(str, one))}"
+            yield f"no {name}; it has {_named(one)}."
     weight, model = one.get("weight", 1), one.get("model", "x/y")
     if isinstance(weight, bool) or not isinstance(weight, int | float):
         yield f"the weight is {weight!r:.60}, not a number."

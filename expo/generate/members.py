@@ -151,9 +151,9 @@ def _first_difference(one: Any, other: Any) -> str | None:
     left, right = map(json.loads, texts)
     part = next((part for part in _PARTS if left.get(part) != right.get(part)), None)
     if part != "model":
-        return part and f"their {part} differ"
+        return part and f"they differ in their {part}"
     merges = zip_longest(left[part].get("merges") or (), right[part].get("merges") or ())
     for number, (ours, theirs) in enumerate(merges, start=1):
         if ours != theirs:
             return f"merge {number:,} is {ours!r} in the first and {theirs!r} in the second"
-    return "the settings of their models differ"
+    return "they differ in their model's settings"

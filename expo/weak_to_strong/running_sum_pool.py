@@ -1,7 +1,8 @@
 """The embedded task as a pool for boosting: running sums of several lengths, and two base models.
 
-To answer: `31475=` is asked, `34850` is learnt. To classify: `31475=34850` is right (1), or has one wrong digit (0).
-Length is what makes a question hard; the column `terms` holds it. Everything comes from seeds; nothing is downloaded.
+To answer: `31475=` is asked, `34850` is learnt; more numbers are harder (column `terms`). To classify: `31475=348` is
+given, and whether the last sum is 5 or more; more missing sums are harder (column `missing`). Everything comes from
+seeds; nothing is downloaded.
 """
 
 from pathlib import Path
@@ -9,7 +10,6 @@ from typing import Any
 
 from expo.weak_to_strong.ensemble_run import EnsembleRun
 from expo.weak_to_strong.keyed import write_rows
-from expo.weak_to_strong.provenance import text_hash
 
 SHORTEST = 3
 WEAK_BASE, STRONG_BASE = "weak_base", "strong_base"
@@ -21,12 +21,10 @@ def prepare_embedded(run: EnsembleRun, folder: Path) -> dict[str, Any]:
     The bases see other questions than the pool's: those of the task's validation split, a tenth of all.
     """
     from expo import toy
-    from expo.weak_to_strong.pool import POOL
+    from expo.weak_to_strong.pool import POOL, numbered
 
     task = run.embedded
-    examples = [(terms, one) for terms, n in lengths(run).items() for one in toy.draw(terms, n, "train", run.seed)]
-    rows = [_row(run, number, terms, one) for number, (terms, one) in enumerate(examples)]
-    facts: dict[str, Any] = {"rows": {"pool": write_rows(folder / POOL, rows)}}
+    facts: dict[str, Any] = {"rows": {"pool": write_rows(folder / POOL, numbered(_examples(run)))}}
     tokenizer = toy.build_tokenizer()
     for name, size, steps, more in (
         (WEAK_BASE, toy.WEAK, task.weak_pretraining, 0),
@@ -41,11 +39,13 @@ def prepare_embedded(run: EnsembleRun, folder: Path) -> dict[str, Any]:
     return facts
 
 
-def lengths(run: EnsembleRun) -> dict[int, int]:
-    """Numbers in a question -> how many such questions: half of the pool has the most numbers, if they exist."""
+def levels(run: EnsembleRun) -> dict[int, int]:
+    """How hard -> how many such questions. Numbers in a question to answer, or missing sums in one to classify."""
     from expo import toy
 
     task = run.embedded
+    if run.kind == "classification":
+        return {1: task.pool // 4, 2: task.pool - task.pool // 4} | ({3: task.hardest} if task.hardest else {})
     shorter, left = {}, task.pool // 2
     for terms in range(SHORTEST, task.terms):
         shorter[terms] = min(left // (task.terms - terms), toy.available(terms, "train"))
@@ -54,22 +54,23 @@ def lengths(run: EnsembleRun) -> dict[int, int]:
     return shorter | {task.terms: longest} | ({task.terms + 1: task.hardest} if task.hardest else {})
 
 
-def _row(run: EnsembleRun, number: int, terms: int, example: Any) -> dict[str, Any]:
+def _examples(run: EnsembleRun) -> list[dict[str, Any]]:
     from expo import toy
 
+    asked = levels(run)
     if run.kind == "generation":
-        gold = toy.answer(example.completion)
-        told = {"prompt": example.prompt, "completion": example.completion, "gold": gold}
-    else:
-        told = _judged(example, text_hash(str(run.seed), "judged", example.prompt))
-    return {"id": number, **told, "terms": terms}
+        drawn = ((terms, one) for terms, n in asked.items() for one in toy.draw(terms, n, "train", run.seed))
+        return [
+            {"prompt": one.prompt, "completion": one.completion, "gold": toy.answer(one.completion), "terms": terms}
+            for terms, one in drawn
+        ]
+    different = iter(toy.draw(run.embedded.terms, sum(asked.values()), "train", run.seed))
+    return [_unfinished(next(different), missing) for missing, n in asked.items() for _ in range(n)]
 
 
-def _judged(example: Any, coins: bytes) -> dict[str, Any]:
-    """A solution to be judged: as it is, or with one digit changed."""
-    text, right = example.completion, coins[0] % 2 == 1
-    if not right:
-        at = coins[1] % len(text)
-        wrong = str((int(text[at]) + 1 + coins[2] % 9) % 10)
-        text = text[:at] + wrong + text[at + 1 :]
-    return {"text": example.prompt + text, "label": int(right)}
+def _unfinished(example: Any, missing: int) -> dict[str, Any]:
+    """A solution without its last sums, and whether the very last one would be 5 or more."""
+    from expo import toy
+
+    text = example.prompt + example.completion[:-missing]
+    return {"text": text, "label": int(int(toy.answer(example.completion)) >= 5), "missing": missing}

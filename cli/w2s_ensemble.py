@@ -42,8 +42,8 @@ def ensemble(**options: Any) -> None:
 @click.option(
     "--prior",
     metavar="NAME|ERROR",
-    help="Whose error an expert must beat: binary (1/2, the published alpha), samme (a random guess), pretrained (MODEL "
-    "as it comes; ours), or an error from 0 to 1. Default: binary for two classes, samme for more, pretrained for "
+    help="Whose error an expert must beat: binary (1/2, the published alpha), samme (a random guess), pretrained "
+    "(MODEL as it comes; ours), or an error from 0 to 1. Default: binary for two classes, samme for more, pretrained for "
     "answers.",
 )
 @click.option(

@@ -10,7 +10,6 @@ import click
 
 from expo.cli.options import JSON, QUIET
 
-
 _OPTIONS = (
     click.argument("run_file", metavar="RUN.yaml", required=False),
     click.option(

@@ -27,7 +27,7 @@ def train(
     weights: Sequence[float | None] | None = None,
     again: int = 0,
 ) -> dict[str, Any]:
-    """A classifier from `model` on {text, label}, the label a class's number or a share for each; weights: one a row."""
+    """A classifier from `model` on {text, label}: a class's number, or a share for each; weights: one a row."""
     from expo.train import train_classify
 
     told: list[dict] = [{"id": row["id"], "text": row["text"], "label": row["label"]} for row in rows]

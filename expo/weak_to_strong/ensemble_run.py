@@ -11,6 +11,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from expo.errors import nearest
+from expo.weak_to_strong.boosting import PRIORS
 from expo.weak_to_strong.choices import DATA_SETS
 from expo.weak_to_strong.mistakes import Misplaced
 from expo.weak_to_strong.runfile import Asked, Part, check_trainer
@@ -22,17 +24,20 @@ class Boost(Part):
     """How experts are made and weighed."""
 
     rounds: int = Field(5, ge=1, le=100)  # experts, the first one unweighted
-    prior: Literal["binary", "samme", "pretrained"] | float | None = None  # None: binary for classes, else pretrained
+    prior: str | float | None = None  # a name of PRIORS or an error; None: binary for two classes, else see `prior`
     weighting: Literal["loss", "resample"] = "loss"  # of tokens and rows, or of the draw of rows
     combine: Literal["probabilities", "discrete"] = "probabilities"
     not_better: Literal["skip", "stop"] = "skip"  # what an expert with eps at or above the prior means
     patience: int = Field(2, ge=0)  # rounds without a better ensemble on validation before boosting ends; 0: never
 
-    @field_validator("prior")
+    @field_validator("prior", mode="before")
     @classmethod
-    def _an_error(cls, found: Any) -> Any:
-        if isinstance(found, float) and not 0 < found < 1:
-            raise ValueError(f"{found:g} is no error; it must lie between 0 and 1")
+    def _known(cls, found: Any) -> Any:
+        if isinstance(found, str) and found not in PRIORS:
+            raise ValueError(f"{found!r} is none of {', '.join(PRIORS)}, nor an error.{nearest(found, PRIORS)}")
+        if isinstance(found, int | float) and not isinstance(found, bool):
+            if not 0 < found < 1:
+                raise ValueError(f"{found:g} is no error; it must lie between 0 and 1")
         return found
 
 
@@ -73,8 +78,6 @@ class Source(Part):
         if bool(self.pool) == bool(self.dataset):
             raise ValueError("give either `pool`, a file, or `dataset`")
         if self.dataset and self.dataset not in DATA_SETS:
-            from expo.errors import nearest
-
             known = ", ".join(DATA_SETS)
             raise ValueError(
                 f"the columns of {self.dataset!r} are not known.{nearest(self.dataset, DATA_SETS)} Known: {known}; "
@@ -87,13 +90,13 @@ class Source(Part):
 
 
 class EmbeddedPool(Part):
-    """The embedded task: running sums of 3 to `terms` numbers as the pool, of one number more as the hardest."""
+    """The embedded task, running sums: a quarter of the pool is easier; the hardest are beyond it."""
 
     terms: int = Field(5, ge=4, le=6)
-    pool: int = Field(6000, ge=40)  # questions that are not the hardest
-    hardest: int = Field(600, ge=0)
+    pool: int = Field(12_000, ge=40)  # questions that are not the hardest
+    hardest: int = Field(1000, ge=0)
     weak_pretraining: int = Field(0, ge=0)  # steps; 0: random weights
-    strong_pretraining: int = Field(400, ge=1)
+    strong_pretraining: int = Field(300, ge=1)
 
 
 class Merging(Part):

@@ -17,6 +17,7 @@ from expo.generate.mixture import mixed
 from expo.generate.noise import draw_key, gumbel
 
 LENGTH = 10
+ASKED = talker.QUESTIONS[::2]  # of lengths from 5 to 25
 KINDS = {"llama": talker.build_model, "sliding": talker.build_sliding, "learned": talker.build_learned}
 ENSEMBLES = {
     "two llamas": ([("llama", 0), ("llama", 1)], [1.0, 1.0]),
@@ -94,9 +95,9 @@ def drawn(shares, sampling, key, step):
 @pytest.mark.parametrize("name", ENSEMBLES)
 def test_answers_are_those_of_cache_free_brute_force(name, sampling, ensembles, tmp_path):
     members = ensembles[name]
-    generate(members, talker.QUESTIONS, tmp_path / "a.jsonl", sampling=sampling)
+    generate(members, ASKED, tmp_path / "a.jsonl", sampling=sampling)
     rows = iter(rows_of(tmp_path / "a.jsonl"))
-    for question in talker.QUESTIONS:
+    for question in ASKED:
         for sample in range(sampling.samples):
             prompt, tokens = brute_force(members, question, sampling, sample)
             text = members.text(prompt, [token for token in tokens if token != 0])

@@ -262,6 +262,21 @@ def test_devices_are_one_or_one_for_each(experts):
         load_members(experts, device="cpu,cuda:99")
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here")
+@pytest.mark.parametrize("device", ["cuda", "cuda,cpu", "cpu,cuda"])
+def test_members_on_different_devices_answer_as_on_one(device, experts, questions, tmp_path):
+    from expo.evaluate.teacher_forced import teacher_forced
+
+    sampling = Sampling(max_tokens=LENGTH, temperature=1.0)
+    for name, place in (("cpu", "cpu"), ("other", device)):
+        generate(experts, questions, tmp_path / name, sampling=sampling, device=place, dtype="float32")
+    assert (tmp_path / "cpu").read_bytes() == (tmp_path / "other").read_bytes()
+    rows = [{"prompt": "ab=", "completion": "xyz"}]
+    found = [teacher_forced(load_members(experts, device=place, dtype="float32"), rows) for place in ("cpu", device)]
+    np.testing.assert_allclose(found[0][0].logps, found[1][0].logps, atol=1e-4)
+
+
 # --- One tokenizer ---------------------------------------------------------------------------------------------------
 
 

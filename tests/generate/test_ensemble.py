@@ -17,6 +17,7 @@ from expo.generate.mixture import mixed
 from expo.generate.noise import draw_key, gumbel
 
 LENGTH = 10
+ASKED = talker.QUESTIONS[::2]  # of lengths from 5 to 25
 KINDS = {"llama": talker.build_model, "sliding": talker.build_sliding, "learned": talker.build_learned}
 ENSEMBLES = {
     "two llamas": ([("llama", 0), ("llama", 1)], [1.0, 1.0]),
@@ -94,9 +95,9 @@ def drawn(shares, sampling, key, step):
 @pytest.mark.parametrize("name", ENSEMBLES)
 def test_answers_are_those_of_cache_free_brute_force(name, sampling, ensembles, tmp_path):
     members = ensembles[name]
-    generate(members, talker.QUESTIONS, tmp_path / "a.jsonl", sampling=sampling)
+    generate(members, ASKED, tmp_path / "a.jsonl", sampling=sampling)
     rows = iter(rows_of(tmp_path / "a.jsonl"))
-    for question in talker.QUESTIONS:
+    for question in ASKED:
         for sample in range(sampling.samples):
             prompt, tokens = brute_force(members, question, sampling, sample)
             text = members.text(prompt, [token for token in tokens if token != 0])
@@ -259,6 +260,21 @@ def test_devices_are_one_or_one_for_each(experts):
         load_members(experts, device="cpu,cpu,cpu")
     with pytest.raises(BadExperts, match=r"expert 2: --device 'cuda:99' is not a device"):
         load_members(experts, device="cpu,cuda:99")
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here")
+@pytest.mark.parametrize("device", ["cuda", "cuda,cpu", "cpu,cuda"])
+def test_members_on_different_devices_answer_as_on_one(device, experts, questions, tmp_path):
+    from expo.evaluate.teacher_forced import teacher_forced
+
+    sampling = Sampling(max_tokens=LENGTH, temperature=1.0)
+    for name, place in (("cpu", "cpu"), ("other", device)):
+        generate(experts, questions, tmp_path / name, sampling=sampling, device=place, dtype="float32")
+    assert (tmp_path / "cpu").read_bytes() == (tmp_path / "other").read_bytes()
+    rows = [{"prompt": "ab=", "completion": "xyz"}]
+    found = [teacher_forced(load_members(experts, device=place, dtype="float32"), rows) for place in ("cpu", device)]
+    np.testing.assert_allclose(found[0][0].logps, found[1][0].logps, atol=1e-4)
 
 
 # --- One tokenizer ---------------------------------------------------------------------------------------------------

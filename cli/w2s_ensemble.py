@@ -43,8 +43,8 @@ def ensemble(**options: Any) -> None:
     "--prior",
     metavar="NAME|ERROR",
     help="Whose error an expert must beat: binary (1/2, the published alpha), samme (a random guess), pretrained "
-    "(MODEL as it comes; ours), or an error from 0 to 1. Default: binary for two classes, samme for more, pretrained for "
-    "answers.",
+    "(MODEL as it comes; ours), or an error from 0 to 1. Default: binary for two classes, samme for more, "
+    "pretrained for answers.",
 )
 @click.option(
     "--weighting",

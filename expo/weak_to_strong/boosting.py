@@ -3,8 +3,8 @@
 A sample is a row (classification) or one token of an answer (generation). Knows arrays of numbers; no model, no file.
 
 The binary form is EnsemW2S's published code (arXiv:2410.04571): alpha = ln((1 - eps) / eps) / 2. Of its generative form
-no code was published; ours is SAMME's alpha (Hastie et al. 2009) with ln(K - 1), the log odds of a random guess's error,
-replaced by those of a reference predictor: alpha = ln((1 - eps) / eps) + ln(reference / (1 - reference)).
+no code was published; ours is SAMME's alpha (Hastie et al. 2009) with ln(K - 1), the log odds of a random guess's
+error, replaced by those of a reference predictor: alpha = ln((1 - eps) / eps) + ln(reference / (1 - reference)).
 """
 
 import math

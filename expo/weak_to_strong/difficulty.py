@@ -117,7 +117,7 @@ def split(run: EnsembleRun, rows: Rows, difficulty: Sequence[float], folder: Pat
 
 
 def parts_of(run: EnsembleRun, rows: Rows, difficulty: Sequence[float]) -> dict[str, list[int]]:
-    """Part -> positions in the pool, each in the pool's order; equal difficulties are told apart by a hash of the id."""
+    """Part -> positions in the pool, in its order; equal difficulties are told apart by a hash of the id."""
     asked = run.split
 
     def chance(at: int, purpose: str) -> bytes:

@@ -42,9 +42,9 @@ def build_boosting(run: BoostRun, train: Path, validation: Path) -> list[Stage]:
 
 
 def boost_run(model: str, options: Mapping[str, Any], changes: Mapping[str, str]) -> BoostRun:
-    """A run of the rounds alone. options: kind, seed, labels, and fields of Boost; changes: dotted keys with YAML values.
+    """A run of the rounds alone. Raises RunFileError.
 
-    Raises RunFileError.
+    options: kind, seed, labels, and fields of Boost; changes: dotted keys with YAML values.
     """
     told = {name: value for name, value in options.items() if name in Boost.model_fields and value is not None}
     if isinstance(told.get("prior"), str) and told["prior"] not in PRIORS:

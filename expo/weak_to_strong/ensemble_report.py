@@ -26,7 +26,7 @@ OURS = (
     "joined by a weighted sum of token probabilities (arXiv:2410.04571, abstract and reviews; no code was published)",
     "alpha = ln((1 - eps) / eps) + ln(prior / (1 - prior)), the prior being the untrained model's error, or given",
     "an eps of 0 counts as half a sample and ends boosting; an expert with an eps at or above the prior is left out",
-    "boosting ends, and the round is chosen, on a validation part of the easy set; the paper picks the best round on test",
+    "boosting ends, and the round is chosen, on a validation part of the easy set; the paper picks it on the test set",
     "the single expert's labels are as soft as the ensemble's; the published code rounds them to 0 and 1",
     "difficulty by experts is out of fold; the hardest questions are kept apart as out of distribution",
     "experts merged in weight space",

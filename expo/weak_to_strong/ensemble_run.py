@@ -35,9 +35,8 @@ class Boost(Part):
     def _known(cls, found: Any) -> Any:
         if isinstance(found, str) and found not in PRIORS:
             raise ValueError(f"{found!r} is none of {', '.join(PRIORS)}, nor an error.{nearest(found, PRIORS)}")
-        if isinstance(found, int | float) and not isinstance(found, bool):
-            if not 0 < found < 1:
-                raise ValueError(f"{found:g} is no error; it must lie between 0 and 1")
+        if isinstance(found, int | float) and not 0 < found < 1:
+            raise ValueError(f"{found:g} is no error; it must lie between 0 and 1")
         return found
 
 

@@ -1,4 +1,4 @@
-"""The questions of an ensemble run in one form: {id, text, label} to classify, {id, prompt, completion, gold} to answer.
+"""A run's questions in one form: {id, text, label} to classify, {id, prompt, completion, gold} to answer.
 
 label is the class's number. What other columns a row has is kept: one of them may say how hard it is.
 """

@@ -1,6 +1,6 @@
 """Class probabilities of texts, by a classifier that `expo train classify` made; or by several, alpha by alpha."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,14 @@ _SMALL = 5_000_000  # parameters below which threads only wait for each other
 def probabilities(
     model: str | Path, rows: Sequence[Mapping[str, Any]], labels: Sequence[str], settings: Any, device: str = "auto"
 ) -> NDArray[np.float64]:
-    """softmax of the logits in float32, as float64.  # (rows, classes)
+    """softmax of the logits, in float64.  # (rows, classes)
 
     rows: {text}, cut or refused as `settings` (ClassifySettings) say; left out rows are an error here, as every row
     needs its class. Raises UnfitModel or BoostingError where the checkpoint is no classifier of these labels.
     """
     import torch
 
+    from expo.evaluate.teacher_forced import by_length
     from expo.ops import one_thread
 
     loaded, tokenizer = _load(model, labels, settings, device)
@@ -31,7 +32,7 @@ def probabilities(
     out = np.empty((len(rows), len(labels)))
     small = loaded.num_parameters() < _SMALL
     with torch.inference_mode(), one_thread() if small else nullcontext():
-        for batch in _batches([len(one) for one in ids], _TOKENS):
+        for batch in by_length([len(one) for one in ids], _TOKENS):
             out[batch] = _read(loaded, [ids[i] for i in batch])
     if not np.isfinite(out).all():
         raise BoostingError(f"{model}: its probabilities are not finite. Look at it: expo inspect {model}.")
@@ -83,16 +84,4 @@ def _read(loaded: Any, ids: Sequence[Any]) -> NDArray[np.float64]:
     filler = loaded.config.get_text_config().pad_token_id
     tokens = pad(ids, 0 if filler is None else filler, torch.int64).to(loaded.device)
     logits = loaded(input_ids=tokens, attention_mask=lengths_mask(ids).to(loaded.device)).logits
-    return logits.float().softmax(-1).double().cpu().numpy()
-
-
-def _batches(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
-    """Places of rows of like length, the longest first; rows times the longest stay within `most`, one row always fits."""
-    batch: list[int] = []
-    for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
-        if batch and (len(batch) + 1) * lengths[batch[0]] > most:
-            yield batch
-            batch = []
-        batch.append(place)
-    if batch:
-        yield batch
+    return logits.double().softmax(-1).cpu().numpy()

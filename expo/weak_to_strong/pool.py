@@ -53,7 +53,8 @@ def in_form(run: BoostRun, rows: Iterable[dict], where: str) -> list[dict[str, A
         except ValueError as error:
             problems.append(f"{place}: {error}.")
     if problems:
-        raise RowsError(problems)
+        silent = any("no answer is found" in problem for problem in problems)
+        raise RowsError(problems, "To say how answers are found: --set extraction=whole (see expo eval)." * silent)
     return made
 
 

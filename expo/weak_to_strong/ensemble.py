@@ -178,7 +178,9 @@ class Pipeline:
             inputs = {"base": self.weak, "chosen": Of(CHOSEN), **experts}
             told = {"method": method, "density": run.merging.density, "seed": run.seed} | self._labels()
             self.add(f"merged_{method}/merge", make, inputs, told, "merge")
-            self._test(f"experts merged, {method}", f"merged_{method}", Of(f"merged_{method}/merge", "model"), tests)
+            self._test(
+                f"all experts merged, {method}", f"merged_{method}", Of(f"merged_{method}/merge", "model"), tests
+            )
 
     def _students(self, tests: Mapping[str, Input]) -> None:
         run = self.run

@@ -17,6 +17,7 @@ from expo.weak_to_strong.report import Marks, against, cells, interval, pgr, rea
 from expo.weak_to_strong.stages import RECORD
 
 FLOOR, TOGETHER = "weak floor: the first expert", "ensemble of the chosen round"
+ALL, MERGED = "ensemble of all experts", "all experts merged"
 NAIVE, STUDENT, CEILING = "naive student", "student", "ceiling"
 NAMES = {
     "easy": "easy", "hard": "hard", "hardest": "hardest (out of distribution)", "validation": "validation (easy)",
@@ -80,16 +81,22 @@ def round_of(inputs: Mapping[str, Path], one: Mapping[str, Any], parts: Sequence
 
 
 def table(inputs: Mapping[str, Path], state: Mapping, titles: Mapping[str, str], part: str) -> list[dict[str, Any]]:
-    """A row for each model on one part: the experts, merged ones, students. Only students have a PGR."""
+    """A row for each model on one part: experts, the same merged, students. Only students have a PGR.
+
+    Merged experts are held against the ensemble of the same experts, the student against the naive one.
+    """
     first = inputs["round_0/tests"] / "own" / part
     chosen = inputs[f"round_{state['chosen']}/tests"] / "ensemble" / part
+    last = inputs[f"round_{records.kept(state)[-1]['round']}/tests"] / "ensemble" / part
     marks: dict[str, Marks] = {FLOOR: read_marks(first / RESULTS), TOGETHER: read_marks(chosen / RESULTS)}
+    marks |= {ALL: read_marks(last / RESULTS)}
     marks |= {title: read_marks(inputs[stage] / part / RESULTS) for title, stage in titles.items()}
     floor, ceiling = marks[FLOOR], _starting(marks, CEILING)
     rows = []
     for title, found in marks.items():
         row: dict[str, Any] = {"model": title, "accuracy": interval(found)}
-        before = _starting(marks, NAIVE) if title.startswith(STUDENT) else floor
+        before = marks[ALL] if title.startswith(MERGED) else floor
+        before = _starting(marks, NAIVE) if title.startswith(STUDENT) else before
         if title != FLOOR and not title.startswith(CEILING):
             row["against"] = against(before, found)
         if title.startswith((NAIVE, STUDENT)):
@@ -120,7 +127,8 @@ def markdown(report: Mapping[str, Any], figures: Sequence[str]) -> str:
         lines += [f"| {' | '.join(row_cells(row))} |" for row in rows]
     lines += [
         "",
-        "Against: the student against the naive student, others against the weak floor, on the same questions.",
+        "Against, on the same questions: merged experts against the ensemble of all experts, the student against the "
+        "naive student, others against the weak floor.",
     ]
     lines += ["PGR = (accuracy - floor) / (ceiling - floor), on the table's own floor and ceiling.", ""]
     lines += [f"![{name}]({name})" for name in figures]

@@ -238,14 +238,11 @@ def student_stage(run: EnsembleRun, folder: Path, inputs: Inputs) -> Facts:
 
 
 def merged_stage(run: EnsembleRun, method: str, folder: Path, inputs: Inputs) -> Facts:
-    """The chosen experts merged into one checkpoint by `expo merge`, with their alphas as weights."""
+    """The experts of all rounds merged into one checkpoint by `expo merge`, with their alphas as weights."""
     from expo.weak_to_strong.merging import merge_experts
 
-    chosen = _chosen(inputs)
-    experts = [
-        (rounds.checkpoint(inputs[f"expert {one['round']}"]), one["alpha"])
-        for one in rounds.kept(chosen, chosen["chosen"])
-    ]
+    kept = rounds.kept(_chosen(inputs))
+    experts = [(rounds.checkpoint(inputs[f"expert {one['round']}"]), one["alpha"]) for one in kept]
     return merge_experts(run, method, inputs["base"], experts, folder)
 
 

@@ -1,4 +1,4 @@
-"""The same experts merged in weight space, by `expo merge`: does one checkpoint do as well as their ensemble?
+"""All experts merged in weight space, by `expo merge`: does one checkpoint do as well as the ensemble of them?
 
 A question of this toolkit's own; the paper combines experts by their probabilities only.
 """

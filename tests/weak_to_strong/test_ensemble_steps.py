@@ -12,7 +12,12 @@ from expo import toy
 SOLVED = [{"id": n, **example._asdict()} for n, example in enumerate(toy.draw(3, 40, "train", 0))]
 JUDGED = [{"id": row["id"], "text": row["prompt"], "label": int(row["completion"][-1] >= "5")} for row in SOLVED]
 TRAIN = {"max_steps": 30, "learning_rate": 5e-3, "precision": "float32", "save_every": 0}
-SETS = {**{f"expert.{name}": value for name, value in TRAIN.items()}, "space": False, "answering.max_tokens": 6, "extraction": "whole"}
+SETS = {
+    **{f"expert.{name}": value for name, value in TRAIN.items()},
+    "space": False,
+    "answering.max_tokens": 6,
+    "extraction": "whole",
+}
 
 
 @pytest.fixture(scope="module")

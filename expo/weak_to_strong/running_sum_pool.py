@@ -46,7 +46,7 @@ def levels(run: EnsembleRun) -> dict[int, int]:
     task = run.embedded
     if run.kind == "classification":
         return {1: task.pool // 4, 2: task.pool - task.pool // 4} | ({3: task.hardest} if task.hardest else {})
-    shorter, left = {}, task.pool // 4
+    shorter, left = {}, task.pool // 3
     for terms in range(SHORTEST, task.terms):
         shorter[terms] = min(left // (task.terms - terms), toy.available(terms, "train"))
         left -= shorter[terms]

@@ -89,7 +89,7 @@ class Source(Part):
 
 
 class EmbeddedPool(Part):
-    """The embedded task, running sums: a third of the pool (of classes: a quarter) is easier; the hardest are beyond it."""
+    """The embedded task: a third of the pool (of classes: a quarter) is easier; the hardest are beyond it."""
 
     terms: int = Field(5, ge=4, le=6)
     pool: int = Field(12_000, ge=40)  # questions that are not the hardest

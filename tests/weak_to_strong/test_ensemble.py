@@ -24,7 +24,10 @@ MINI = {
 }
 RUNS = {
     "generation": ("running-sum", {"boost.prior": "samme", "expert.max_steps": 12}),
-    "classification": ("running-sum-classes", {"boost.weighting": "resample", "boost.prior": 0.9}),
+    "classification": (
+        "running-sum-classes",
+        {"boost.weighting": "resample", "boost.prior": 0.9, "difficulty": {"by": "experts", "folds": 2}},
+    ),
 }
 
 
@@ -69,14 +72,19 @@ def test_the_report_holds_every_round_and_student_with_n_and_interval(finished):
 
 def test_the_parts_are_apart_and_easier_first(finished):
     kind, out, _, _ = finished
-    column = "terms" if kind == "generation" else "missing"
     indices = json.loads((out / "split/indices.json").read_text())
     ids = [key for held in indices.values() for key in held]
     assert len(ids) == len(set(ids)) == 30 + 20 + sum(len(indices[part]) for part in ("train", "hard_train", "hardest"))
     parts = {name: read(out / "split" / f"{name}.jsonl") for name in indices}
     assert all([row["id"] for row in parts[name]] == indices[name] for name in indices)
-    levels = {name: [row[column] for row in rows] for name, rows in parts.items()}
+    rated = {row["id"]: row["difficulty"] for row in read(out / "difficulty/difficulty.jsonl")}
+    levels = {name: [rated[key] for key in held] for name, held in indices.items()}
     assert max(levels["train"]) <= min(levels["hard_train"]) and max(levels["hard"]) <= min(levels["hardest"])
+    if kind == "classification":  # two experts have rated; neither was trained on what it rated
+        folds = [{row["id"] for row in read(out / f"difficulty/fold_{n}/train.jsonl")} for n in range(2)]
+        assert not folds[0] & folds[1] and len(folds[0] | folds[1]) == len(rated)
+    else:
+        assert set(levels["hardest"]) == {5.0}
 
 
 def test_alphas_and_weights_follow_from_the_errors(finished):

@@ -144,3 +144,54 @@ def test_easy_questions_that_teach_nothing_are_refused(home, capsys, tmp_path, r
 def test_settings_that_cannot_be_are_refused_before_anything_runs(home, capsys, tmp_path, more, problem):
     code, _, stderr = command(capsys, *boost(home, "classification", "judged", tmp_path / "out", *more))
     assert code == 1 and problem in stderr and not (tmp_path / "out").exists()
+
+
+# --- What experts say of questions, beside transformers' own answer to one question at a time ------------------------
+
+
+def test_probabilities_of_classes_do_not_depend_on_what_they_are_batched_with(home, tmp_path):
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from expo.train import ClassifySettings
+    from expo.weak_to_strong.classifying import probabilities
+    from expo.weak_to_strong.errors import BoostingError
+
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        home / "weak", num_labels=2, id2label={0: "no", 1: "yes"}, label2id={"no": 0, "yes": 1}
+    )
+    tokenizer = AutoTokenizer.from_pretrained(home / "weak")
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / "judge")
+    rows = [{"id": n, "text": "123456789"[: 1 + n] + "="} for n in range(9)]
+    found = probabilities(tmp_path / "judge", rows, ("no", "yes"), ClassifySettings(), "cpu")
+    with torch.no_grad():
+        for row, own in zip(rows, found, strict=True):
+            logits = model(**tokenizer(row["text"], return_tensors="pt", return_token_type_ids=False)).logits
+            assert own == pytest.approx(logits.double().softmax(-1)[0].numpy(), abs=1e-6)
+    with pytest.raises(BoostingError, match="its classes are no, yes, not right, wrong"):
+        probabilities(tmp_path / "judge", rows, ("right", "wrong"), ClassifySettings(), "cpu")
+
+
+def test_what_an_expert_misses_is_one_minus_the_mean_probability_of_the_true_tokens(home):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from expo.weak_to_strong import as_tokens
+    from expo.weak_to_strong.ensemble_run import BoostRun
+
+    run = BoostRun(name="x", kind="generation", space=False, device="cpu")
+    rows = [{**row, "id": n} for n, row in enumerate(SOLVED[:6])]
+    missed, sampled = as_tokens.missed(run, home / "weak", rows), as_tokens.sampled(run, home / "weak", rows)
+    model = AutoModelForCausalLM.from_pretrained(home / "weak").eval()
+    tokenizer = AutoTokenizer.from_pretrained(home / "weak")
+    wrong = []
+    for row, own in zip(rows, missed, strict=True):
+        prompt, taught = (tokenizer(row[name])["input_ids"] for name in ("prompt", "completion"))
+        taught = [*taught, tokenizer.eos_token_id]
+        with torch.no_grad():
+            shares = model(torch.tensor([prompt + taught])).logits[0, len(prompt) - 1 : -1].softmax(-1)
+        assert own == pytest.approx(1 - float(shares[range(len(taught)), taught].mean()), abs=1e-5)
+        wrong += [int(one) != token for one, token in zip(shares.argmax(-1), taught, strict=True)]
+    assert sampled.wrong.tolist() == wrong and sampled.lengths == [4] * 6 and sampled.classes == len(toy.VOCABULARY)

@@ -59,9 +59,8 @@ def _made(spec: str, name: str, data: Any, sampling: Any, options: dict[str, Any
     for key in given:
         if key not in takes or key in own:
             known = sorted(takes - {"data", "sampling", *own})
-            raise MetricError(
-                f"--metric {spec} takes no {_option(key)}.{nearest(key, known)} It takes: {', '.join(map(_option, known))}."
-            )
+            options_known = ", ".join(map(_option, known))
+            raise MetricError(f"--metric {spec} takes no {_option(key)}. It takes: {options_known}.")
     if "data" in takes:
         if data is None:
             what = "--prompts" if name == "reward" else "--data"

@@ -53,6 +53,8 @@ def fingerprint(plan: Plan) -> str:
         "times": times,
         "sides": [plan.sides.tokenizer and plan.sides.tokenizer.describe(), plan.sides.chat_template],
         "jobs": xxhash.xxh3_128_hexdigest(repr(made_of).encode()),
+        # It decides no byte of a tensor, but the manifest's: one run must not publish another's evidence.
+        **({"search": plan.search} if plan.search else {}),
     }
     return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())
 

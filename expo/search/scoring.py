@@ -1,0 +1,141 @@
+"""A point is scored: its weights go into the resident model, the metric looks at the examples that are not known yet."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import xxhash
+
+from expo.errors import ExpoError
+from expo.evaluate.metrics import Metric, Scored
+from expo.search.errors import DoesNotFit
+from expo.search.resident import Resident, identity, weights_hash
+from expo.search.space import Point, Space
+from expo.search.tries import Tries, Try
+
+
+class Scorer:
+    """Scores points of a space by one metric; `tries` are those scored so far, in their order, the baseline first.
+
+    began(point, n examples), ended(try, n new examples): called around each scoring.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        resident: Resident,
+        metric: Metric,
+        file: Tries,
+        *,
+        began: Callable[[Point, int], object] = lambda point, n: None,
+        ended: Callable[[Try, int], object] = lambda tried, n: None,
+    ):
+        self.space, self.resident, self.metric, self.file = space, resident, metric, file
+        self.began, self.ended = began, ended
+        self.tries: dict[str, Try] = {}  # by the identity of their plan
+        settings = {**metric.record(), **resident.record()}
+        self.by = xxhash.xxh3_128_hexdigest(json.dumps(settings, sort_keys=True, default=str).encode())
+        self._room = len(metric.ids)  # examples that fit into memory at once, as far as is known
+
+    @property
+    def sign(self) -> int:
+        """1 where more is better, else -1."""
+        return 1 if self.metric.higher_is_better else -1
+
+    def score(self, point: Point, ids: Sequence[str] | None = None) -> Try:
+        """The try at a point with scores for these examples, by default for all."""
+        ids = self.metric.ids if ids is None else ids
+        planned = self.space.plan_at(point)
+        key = identity(planned)
+        if key not in self.tries:
+            self.tries[key] = self.file.known(self.by, key, point)
+        tried = self.tries[key]
+        missing = [one for one in ids if one not in tried.scored]
+        if missing:
+            self.began(point, len(missing))
+            self._fill(tried, planned)
+            missing = self._shared(tried, missing)
+            self._measure(tried, missing)
+        self.ended(tried, len(missing))
+        return tried
+
+    def value(self, point: Point, ids: Sequence[str] | None = None) -> float:
+        """The mean score at a point, so turned that more is better."""
+        ids = self.metric.ids if ids is None else ids
+        scored = self.score(point, ids).scored
+        return self.sign * sum(scored[one].score for one in ids) / len(ids)
+
+    def _fill(self, tried: Try, planned: Any) -> None:
+        report = self.resident.fill(planned)
+        tried.weights = weights_hash(report)
+        found = report.effective()
+        tried.effective = {name: found[name] for name in ("alpha", "multiple", "cosine")}
+
+    def _shared(self, tried: Try, missing: list[str]) -> list[str]:
+        """Take what the same weights scored before, under another recipe; the examples that are still missing."""
+        twins = self.file.twins(self.by, tried.weights)
+        taken = [key for key in missing if key in twins]
+        if taken:
+            tried.same_as = twins[taken[0]][0]
+            tried.scored |= {key: twins[key][1] for key in taken}
+            self.file.add(self.by, tried, [twins[key][1] for key in taken], 0.0)
+        return [key for key in missing if key not in twins]
+
+    def _measure(self, tried: Try, missing: list[str]) -> None:
+        if not missing:
+            return
+        began = time.monotonic()
+        try:
+            found = self._within_memory(missing)
+        except ExpoError as error:
+            error.args = (f"{self.space.label(tried.point)}: {error}\nFinished tries are kept in {self.file.path}.",)
+            raise
+        seconds = time.monotonic() - began
+        tried.scored |= {one.id: one for one in found}
+        tried.seconds += seconds
+        self.file.add(self.by, tried, found, seconds)
+
+    def _within_memory(self, ids: list[str]) -> list[Scored]:
+        """The metric's scores; where they need more memory than there is, for fewer examples at a time."""
+        found: list[Scored] = []
+        while left := ids[len(found) :]:
+            try:
+                found += self.metric.score(self.resident.model, self.resident.tokenizer, left[: self._room])
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                n = min(self._room, len(left))
+                free_memory(self.resident.device)
+            else:
+                continue
+            if n == 1:
+                fits = f"{len(found)} others did, one at a time" if found else "no example did"
+                raise DoesNotFit(
+                    f"example {left[0]!r} does not fit into the memory of {self.resident.device} beside the model "
+                    f"({fits}). Leave it out or shorten it, hold the weights in 16 bits (--compute-dtype bfloat16), or "
+                    "use a larger device."
+                )
+            self._room = max(1, n // 2)
+        return found
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out: on a GPU, or in torch's allocator on the CPU."""
+    import torch
+
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error)
+    return "can't allocate memory" in text or "not enough memory" in text or "out of memory" in text
+
+
+def free_memory(device: Any) -> None:
+    """Give back what the failed attempt held."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

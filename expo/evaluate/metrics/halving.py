@@ -1,19 +1,14 @@
 """Batches by tokens, the longest examples first; where memory does not hold one, half as many at a time."""
 
-import gc
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from expo.evaluate.metrics.metric import MetricError
+from expo.generate.memory import OutOfMemory, free_memory, is_out_of_memory
 
 T, R = TypeVar("T"), TypeVar("R")
 
 ON_CPU = 512  # tokens a batch: a CPU gains nothing from more, and activations stay small beside the model
 ON_GPU = 16_384
-
-
-class OutOfMemory(MetricError):
-    """Not even one example fits into the device's memory beside the model."""
 
 
 def default_tokens(model: Any) -> int:
@@ -58,25 +53,6 @@ def in_batches(
             found[i] = result
         at += len(batch)
     return found
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory is full; on a CPU torch says so in an ordinary RuntimeError."""
-    import torch
-
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    said = str(error).lower()
-    return isinstance(error, RuntimeError) and ("can't allocate memory" in said or "not enough memory" in said)
-
-
-def free_memory() -> None:
-    """Give back what a failed batch held."""
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _nothing_fits(tried: Sequence[str], error: BaseException) -> str:

@@ -5,7 +5,6 @@ beside the scored one, on its device.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +49,7 @@ def reward(
         values = judge.rewards(chats, next(model.parameters()).device, batch_tokens)
         each = sampling.samples
         means = [sum(values[i : i + each]) / each for i in range(0, len(values), each)]
-        made = partial(map, scored)
-        return list(made(wanted, means, [answers[question.id] for question in questions]))
+        return list(map(scored, wanted, means, [answers[one.id] for one in questions]))
 
     return Metric(
         name=f"reward:{rewarder}",

@@ -75,7 +75,7 @@ class Rewarder:
         return in_batches(rows, len, run, tokens=batch_tokens or default_tokens(model), most_rows=most)
 
     def encode(self, key: Any, messages: list[dict[str, Any]]) -> list[int]:
-        """A chat's tokens: as the template renders it, with one beginning mark where the tokenizer adds one by itself."""
+        """A chat's tokens as the template renders it; with one beginning where the tokenizer adds one by itself."""
         try:
             text = self.tokenizer.apply_chat_template(messages, tokenize=False)
         except Exception as error:  # a template is a program of the model's author, and raises what it likes

@@ -2,6 +2,7 @@
 
 import gc
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,8 @@ class Resident:
         self.tokenizer: Any = None
         self.fills = 0
         self.n_bytes_read = 0
+        self.seconds = 0.0  # of filling
+        self.load_seconds = 0.0  # of loading models and tokenizers
         self._form: Any = None  # of the model: names and shapes
         self._text: Any = None  # what decides the tokenizer
         self._checked: set[str] = set()
@@ -70,18 +73,27 @@ class Resident:
         self._check(planned)
         form = [(job.name, job.shape) for job in planned.jobs]
         self._holds = None  # half of two tries, should this one fail
+        began = time.monotonic()
         if self.model is None or form != self._form:
-            self.model = None
-            gc.collect()
+            self.drop()
             self.model = new_model(planned, dtype=self.compute, trust_remote_code=self.trust_remote_code)
             self.model = self.model.to(self.device)
             self._form = form
         self._read_tokenizer(planned)
-        report = fill(self.model, planned, threads=self.threads, readers=self._readers(planned))
+        readers = self._readers(planned)
+        self.load_seconds += time.monotonic() - began
+        began = time.monotonic()
+        report = fill(self.model, planned, threads=self.threads, readers=readers)
+        self.seconds += time.monotonic() - began
         self.fills += 1
         self.n_bytes_read += planned.n_bytes_read
         self._holds = (key, report)
         return report
+
+    def drop(self) -> None:
+        """Give the model's memory back."""
+        self.model = self._holds = None
+        gc.collect()
 
     def _check(self, planned: Plan) -> None:
         """Stored copies of tied weights, once for each set of inputs: they do not change between tries."""
@@ -139,3 +151,12 @@ def identity(planned: Plan) -> str:
 def weights_hash(report: Report) -> str:
     """A hash of every tensor that a run would write; equal weights have equal hashes."""
     return xxhash.xxh3_128_hexdigest(repr(sorted(report.hashes.items())).encode())
+
+
+def memory_needed(planned: Plan, **how: Any) -> int:
+    """Bytes of a resident model, and of both inputs where they are held; activations and caches come on top."""
+    resident = Resident(**how)
+    bits = {"float32": 32, "bfloat16": 16, "float16": 16}.get(resident.compute or "")
+    model = sum(job.n_elements * (bits or job.dtype.bits) // 8 for job in planned.jobs)
+    held = {id(checkpoint): checkpoint.n_bytes for checkpoint in planned.inputs.values()}
+    return model + (sum(held.values()) if resident.held is not None else 0)

@@ -1,4 +1,4 @@
-"""A point is scored: its weights go into the resident model, the metric looks at the examples that are not known yet."""
+"""A point is scored: its weights go into the resident model, the metric looks at examples that are not known yet."""
 
 import json
 import time
@@ -8,7 +8,8 @@ from typing import Any
 import xxhash
 
 from expo.errors import ExpoError
-from expo.evaluate.metrics import Metric, Scored
+from expo.evaluate.metrics import Metric, MetricError, Scored
+from expo.generate.memory import free_memory, is_out_of_memory
 from expo.search.errors import DoesNotFit
 from expo.search.resident import Resident, identity, weights_hash
 from expo.search.space import Point, Space
@@ -34,8 +35,8 @@ class Scorer:
         self.space, self.resident, self.metric, self.file = space, resident, metric, file
         self.began, self.ended = began, ended
         self.tries: dict[str, Try] = {}  # by the identity of their plan
-        settings = {**metric.record(), **resident.record()}
-        self.by = xxhash.xxh3_128_hexdigest(json.dumps(settings, sort_keys=True, default=str).encode())
+        self.by = scored_by(metric, resident)
+        self.n_scored = 0  # examples that were scored now, not earlier
         self._room = len(metric.ids)  # examples that fit into memory at once, as far as is known
 
     @property
@@ -94,6 +95,7 @@ class Scorer:
         seconds = time.monotonic() - began
         tried.scored |= {one.id: one for one in found}
         tried.seconds += seconds
+        self.n_scored += len(found)
         self.file.add(self.by, tried, found, seconds)
 
     def _within_memory(self, ids: list[str]) -> list[Scored]:
@@ -102,40 +104,28 @@ class Scorer:
         while left := ids[len(found) :]:
             try:
                 found += self.metric.score(self.resident.model, self.resident.tokenizer, left[: self._room])
-            except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error):
-                    raise
-                n = min(self._room, len(left))
-                free_memory(self.resident.device)
-            else:
                 continue
+            except (MetricError, RuntimeError, MemoryError) as error:
+                # The metrics of this package take smaller batches by themselves; one of the user's may not.
+                if not is_out_of_memory(error.__cause__ or error):
+                    raise
+            free_memory()  # outside of the handler, whose traceback holds the failed batch
+            n = min(self._room, len(left))
             if n == 1:
-                fits = f"{len(found)} others did, one at a time" if found else "no example did"
-                raise DoesNotFit(
-                    f"example {left[0]!r} does not fit into the memory of {self.resident.device} beside the model "
-                    f"({fits}). Leave it out or shorten it, hold the weights in 16 bits (--compute-dtype bfloat16), or "
-                    "use a larger device."
-                )
-            self._room = max(1, n // 2)
+                raise self._does_not_fit(left[0], len(found))
+            self._room = n // 2
         return found
 
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out: on a GPU, or in torch's allocator on the CPU."""
-    import torch
-
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    text = str(error)
-    return "can't allocate memory" in text or "not enough memory" in text or "out of memory" in text
+    def _does_not_fit(self, one: str, done: int) -> DoesNotFit:
+        fits = f"{done:,} others did" if done else "none did so far"
+        return DoesNotFit(
+            f"example {one!r} alone does not fit into the memory of {self.resident.device} beside the model ({fits}). "
+            "Leave it out or shorten it, hold the weights in 16 bits (--compute-dtype bfloat16), or use a larger "
+            "device."
+        )
 
 
-def free_memory(device: Any) -> None:
-    """Give back what the failed attempt held."""
-    import gc
-
-    import torch
-
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+def scored_by(metric: Metric, resident: Resident) -> str:
+    """A hash of all that decides a score but the checkpoint: metric, data, and how the weights are held."""
+    settings = {**metric.record(), **resident.record()}
+    return xxhash.xxh3_128_hexdigest(json.dumps(settings, sort_keys=True, default=str).encode())

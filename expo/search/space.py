@@ -104,6 +104,12 @@ class Space:
         """One point of the space."""
         return {dimension.path: dimension.ends[0] for dimension in self.dimensions}
 
+    @property
+    def folders(self) -> list[str]:
+        """Where the inputs are that were opened, adapters included."""
+        sources = [checkpoint.source for checkpoint in self.inputs.values()]
+        return [str(part.folder) for source in sources for part in (source, *source.adapters)]
+
     def plan_at(self, point: Point) -> Plan:
         """What a run of the recipe at a point would do, from headers alone; raises PlanError."""
         recipe = self.recipe_at(point) if point else self.baseline

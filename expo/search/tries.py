@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from expo.evaluate.metrics import Scored
-from expo.rows import Appender, Row, RowsError
+from expo.rows import Appender, Row, RowsError, read_rows
 from expo.search.space import Point
 
 
@@ -25,12 +25,18 @@ class Try:
 
 
 class Tries:
-    """The open file of tries. by: a hash of metric, data and whatever else decides a score but the weights."""
+    """The file of tries. by: a hash of metric, data and whatever else decides a score but the checkpoint.
 
-    def __init__(self, path: Path):
-        self.file = Appender(path, check=_check)
+    writing: False only reads what is there.
+    """
+
+    def __init__(self, path: Path, *, writing: bool = True):
+        self.path = path
+        self.file = Appender(path, check=_check) if writing else None
         self.rows: dict[tuple[str, str], list[dict[str, Any]]] = {}  # (by, plan) -> rows
-        for row in self.file.found:
+        found = self.file.found if self.file else read_rows(path) if path.exists() else []
+        _check(found)
+        for row in found:
             self._know(row.values)
 
     def __enter__(self) -> "Tries":

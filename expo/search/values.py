@@ -37,7 +37,8 @@ class Dimension:
         return self.values or (self.low, self.high)
 
     def record(self) -> dict[str, Any]:
-        return {"path": self.path, **({"from": self.low, "to": self.high} if self.is_range else {"values": self.values})}
+        values = {"from": self.low, "to": self.high} if self.is_range else {"values": list(self.values)}
+        return {"path": self.path, **values}
 
 
 def read_alphas(text: str) -> Dimension:

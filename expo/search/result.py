@@ -1,12 +1,12 @@
 """What a search found, as an object, as JSON, and as the sentences that a person needs beside the figures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from expo.search.space import Point, Space, shown
 from expo.search.values import Value
-from expo.search.verdict import BLOW_UP, Figures, by_value
+from expo.search.verdict import BLOW_UP, Figures
 
 
 @dataclass
@@ -114,10 +114,12 @@ def _distinguishable(result: Result) -> list[str]:
     if any(one.better for one in tries) or not tries:
         return []
     what, zero = ("alpha", "0") if baseline_name(result.space) == "alpha 0" else ("try", "the baseline")
-    some = " (some are worse)" if any(one.worse for one in tries) else ""
+    if worse := sum(one.worse for one in tries):
+        rest = ", the others not distinguishable" if worse < len(tries) else ""
+        return [f"no {what} is better than {zero}: on these {n:,} examples {worse} of {len(tries)} are worse{rest}."]
     return [
-        f"no {what} is distinguishable from {zero} for the better: on these {n:,} examples every 95 % interval of the "
-        f"paired differences holds 0{some}. More examples tell smaller differences apart."
+        f"no {what} is distinguishable from {zero}: on these {n:,} examples the 95 % interval of every paired "
+        "difference holds 0. More examples tell smaller differences apart."
     ]
 
 
@@ -150,18 +152,14 @@ def _long(result: Result) -> list[str]:
 
 
 def _same(result: Result) -> list[str]:
-    same = [result.name(one) for one in result.figures if one.point and one.same_as == {}]
+    lost = [one for one in result.figures if one.same_as == {} and one.effective.get("multiple") is not None]
+    same = [result.name(one) for one in lost]
     if not same:
         return []
     return [
         f"{', '.join(same)}: the output's type is too coarse for the change, so the weights are the baseline's, bit "
         "for bit. To keep it: --dtype float32, or --rounding stochastic."
     ]
-
-
-def in_order(found: Sequence[Figures]) -> tuple[Figures, ...]:
-    """The baseline first, then by value."""
-    return tuple(sorted(found, key=by_value))
 
 
 def columns(result: Result) -> tuple[list[str], list[list[str]]]:

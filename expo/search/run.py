@@ -11,11 +11,11 @@ from typing import Any
 from expo.evaluate.metrics import Metric
 from expo.planning import Plan
 from expo.rows import replace_file
-from expo.search.result import Result, baseline_name, in_order, notes_on
+from expo.search.result import Result, baseline_name, notes_on
 from expo.search.space import Space
 from expo.search.strategy import Strategy
 from expo.search.tries import Tries
-from expo.search.verdict import Figures, choose, figures
+from expo.search.verdict import Figures, all_figures, choose
 
 _TRIES = "tries.jsonl"
 
@@ -121,6 +121,8 @@ class Search:
         from expo.stream import run
 
         planned = replace(self.space.plan_at(result.point), search=result.evidence())
+        if begin := getattr(writing.get("progress"), "phase", None):
+            begin("", planned.n_bytes_written)
         return run(planned, self.output, overwrite=self.overwrite, warn=self.warn, **writing)
 
     def _report(self, result: Result) -> None:
@@ -143,7 +145,7 @@ class _Told:
         self.say(f"{self.what}{self._name(point)}: scoring {n:,} examples")
 
     def ended(self, tried: Any, n: int) -> None:
-        scores = {key: one.score for key, one in tried.scored.items()}
+        scores = {key: one.score for key, one in tried.scored.items() if key in tried.asked}
         self.first = scores if self.first is None or not tried.point else self.first
         mean = sum(scores.values()) / len(scores)
         both = [key for key in scores if key in self.first]
@@ -159,9 +161,8 @@ class _Told:
 
 def _figures(scorer: Any) -> tuple[Figures, ...]:
     """Every try beside the baseline, which was scored first."""
-    tries = list(scorer.tries.values())
-    how = {"higher_is_better": scorer.metric.higher_is_better}
-    return in_order([figures(tried, tries[0], scorer.metric.ids, **how) for tried in tries])
+    metric = scorer.metric
+    return all_figures(list(scorer.tries.values()), metric.ids, higher_is_better=metric.higher_is_better)
 
 
 def _cost(resident: Any) -> dict[str, Any]:

@@ -36,6 +36,7 @@ class Scorer:
         self.began, self.ended = began, ended
         self.tries: dict[str, Try] = {}  # by the identity of their plan
         self.by = scored_by(metric, resident)
+        self._told: set[str] = set()
         self.n_scored = 0  # examples that were scored now, not earlier
         self._room = len(metric.ids)  # examples that fit into memory at once, as far as is known
 
@@ -52,13 +53,16 @@ class Scorer:
         if key not in self.tries:
             self.tries[key] = self.file.known(self.by, key, point)
         tried = self.tries[key]
+        tried.asked.update(ids)
         missing = [one for one in ids if one not in tried.scored]
         if missing:
             self.began(point, len(missing))
             self._fill(tried, planned)
             missing = self._shared(tried, missing)
             self._measure(tried, missing)
-        self.ended(tried, len(missing))
+        if missing or key not in self._told:
+            self.ended(tried, len(missing))
+            self._told.add(key)
         return tried
 
     def value(self, point: Point, ids: Sequence[str] | None = None) -> float:
@@ -76,11 +80,10 @@ class Scorer:
     def _shared(self, tried: Try, missing: list[str]) -> list[str]:
         """Take what the same weights scored before, under another recipe; the examples that are still missing."""
         twins = self.file.twins(self.by, tried.weights)
-        taken = [key for key in missing if key in twins]
+        taken = {key: twins[key] for key in missing if key in twins}
         if taken:
-            tried.same_as = twins[taken[0]][0]
-            tried.scored |= {key: twins[key][1] for key in taken}
-            self.file.add(self.by, tried, [twins[key][1] for key in taken], 0.0)
+            tried.scored |= taken
+            self.file.add(self.by, tried, taken.values(), 0.0)
         return [key for key in missing if key not in twins]
 
     def _measure(self, tried: Try, missing: list[str]) -> None:

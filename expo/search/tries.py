@@ -19,9 +19,9 @@ class Try:
     weights: str = ""  # hash of what that run would write; "" until the model was filled
     effective: dict[str, Any] = field(default_factory=dict)  # alpha, multiple, cosine of what is written
     scored: dict[str, Scored] = field(default_factory=dict)  # by example
+    asked: set[str] = field(default_factory=set)  # the examples that this search looks at; more may be known
     seconds: float = 0.0  # of scoring, at whichever time it was done
     n_resumed: int = 0  # examples whose scores an earlier run left
-    same_as: Point | None = None  # a try that gave the very same weights, whose scores these are
 
 
 class Tries:
@@ -54,18 +54,17 @@ class Tries:
         for row in self.rows.get((by, plan), ()):
             found.weights, found.effective = row["weights"], row["effective"]
             found.seconds += row["seconds"]
-            found.same_as = row.get("same_as", found.same_as)
             found.scored.update(scores_of(row))
         found.n_resumed = len(found.scored)
         return found
 
-    def twins(self, by: str, weights: str) -> dict[str, tuple[Point, Scored]]:
-        """Scores that the very same weights got under another recipe, by example, with their point."""
-        found = {}
+    def twins(self, by: str, weights: str) -> dict[str, Scored]:
+        """Scores that the very same weights got under another recipe, by example."""
+        found: dict[str, Scored] = {}
         for (other, _), rows in self.rows.items():
             for row in rows if other == by else ():
                 if row["weights"] == weights:
-                    found |= {key: (row["point"], scored) for key, scored in scores_of(row).items()}
+                    found |= scores_of(row)
         return found
 
     def add(self, by: str, tried: Try, scored: Iterable[Scored], seconds: float) -> None:
@@ -77,7 +76,6 @@ class Tries:
             "weights": tried.weights,
             "effective": tried.effective,
             "seconds": round(seconds, 3),
-            **({"same_as": tried.same_as} if tried.same_as is not None else {}),
             "scored": [list(one) for one in scored],
         }
         self.file.append(row)

@@ -44,8 +44,6 @@ class Dimension:
 def read_alphas(text: str) -> Dimension:
     """The values of alpha that --alphas names; raises BadValues."""
     found = read_dimension(text, "alpha", f"--alphas {text}")
-    if found.is_range:
-        raise BadValues(f"--alphas {text}: a step is missing. {_FORMS}.")
     if not found.numeric:
         word = next(value for value in found.values if isinstance(value, str))
         raise BadValues(f"--alphas {text}: {word!r} is not a number. {_FORMS}.")

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from expo.evaluate.metrics import Scored
@@ -29,8 +29,15 @@ class Figures:
     length_ratio: float | None  # to the baseline's, on the same examples
     degenerate: float | None  # share of answers
     effective: Mapping[str, Any] = field(default_factory=dict)
-    same_as: Point | None = None
+    same_as: Point | None = None  # an earlier try with the very same weights
     seconds: float = 0.0
+
+    @property
+    def verdict(self) -> str | None:
+        """better | worse | not distinguishable, from the baseline; None for itself."""
+        if self.difference is None:
+            return None
+        return "better" if self.better else "worse" if self.worse else "not distinguishable"
 
     @property
     def flags(self) -> list[str]:
@@ -56,7 +63,7 @@ class Figures:
             "n": self.n,
             "score": _rounded(self.score),
             "difference": difference,
-            "verdict": "better" if self.better else "worse" if self.worse else "not distinguishable",
+            "verdict": self.verdict,
             "length": digits(self.length),
             "length_ratio": digits(self.length_ratio),
             "degenerate": digits(self.degenerate),
@@ -65,9 +72,21 @@ class Figures:
         }
 
 
+def all_figures(tries: Sequence[Try], ids: Sequence[str], *, higher_is_better: bool) -> tuple[Figures, ...]:
+    """Every try beside the first, which is the baseline; the baseline first, then by value."""
+    found = [figures(tried, tries[0], ids, higher_is_better=higher_is_better) for tried in tries]
+    ordered = sorted(zip(found, tries, strict=True), key=lambda pair: by_value(pair[0]))
+    first: dict[str, Point] = {}  # weights -> the first point that gave them
+    out = []
+    for one, tried in ordered:
+        other = first.setdefault(tried.weights, one.point)
+        out.append(replace(one, same_as=None if other is one.point else other))
+    return tuple(out)
+
+
 def figures(tried: Try, baseline: Try, ids: Sequence[str], *, higher_is_better: bool) -> Figures:
     """A try's figures beside the baseline's, on the examples that both have, in the order of `ids`."""
-    common = [one for one in ids if one in tried.scored and one in baseline.scored]
+    common = [one for one in ids if one in tried.asked and one in baseline.asked]
     own, base = [tried.scored[one] for one in common], [baseline.scored[one] for one in common]
     scores = [one.score for one in own]
     difference = None
@@ -89,7 +108,6 @@ def figures(tried: Try, baseline: Try, ids: Sequence[str], *, higher_is_better: 
         length_ratio=length / before if length is not None and before else None,
         degenerate=sum(marks) / len(marks) if marks else None,
         effective=tried.effective,
-        same_as=tried.same_as,
         seconds=tried.seconds,
     )
 

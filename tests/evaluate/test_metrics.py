@@ -173,7 +173,7 @@ def test_an_unknown_metric_is_named_with_those_there_are(spec, words, questions)
 
 
 def test_what_a_metric_does_not_take_is_refused(questions, answers):
-    with pytest.raises(MetricError, match="--metric loss takes no --extraction. It takes: --batch-tokens, --chat"):
+    with pytest.raises(MetricError, match=r"--metric loss takes no --extraction\. It takes: --batch-tokens, --chat"):
         metric_of("loss", data=answers, extraction="whole")
     assert metric_of("loss", data=answers, extraction=None).name == "loss"
     with pytest.raises(MetricError, match="needs examples: --data"):
@@ -181,7 +181,7 @@ def test_what_a_metric_does_not_take_is_refused(questions, answers):
 
 
 def test_too_few_examples_are_refused(tmp_path, answers, questions):
-    with pytest.raises(MetricError, match="one example.*no score has an interval"):
+    with pytest.raises(MetricError, match=r"one example.*no score has an interval"):
         metric_of("loss", data=answers[:1])
     with pytest.raises(MetricError, match="one example"):
         metric_of("accuracy", data=questions[:1], sampling=SHORT)

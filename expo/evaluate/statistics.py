@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 Z = 1.959963984540054  # 95 % of a normal distribution lie within this many standard deviations
 RESAMPLES = 10_000
-_DRAWS = 4_000_000  # counts of a bootstrap in memory at a time
+_LIKE_NORMAL = 1000  # degrees of freedom
+_FEW = 100  # distinct differences, up to which a bootstrap counts them
+_DRAWS = 4_000_000  # of a bootstrap in memory at a time
 
 
 class Interval(NamedTuple):
@@ -131,14 +133,12 @@ def normal_quantile(level: float) -> float:
 def t_quantile(level: float, degrees: int) -> float:
     """Within how far of 0 this share of Student's t distribution lies."""
     _check_level(level)
-    if degrees > _LIKE_NORMAL:
-        return normal_quantile(level)
+    if degrees > _LIKE_NORMAL:  # the first term of the Cornish-Fisher expansion; the next is below 1e-5
+        z = normal_quantile(level)
+        return z + (z**3 + z) / (4 * degrees)
     # The share within t is a finite sum in the angle atan(t / sqrt(degrees)), which is bisected.
     angle = _bisect(lambda angle: _share_within(angle, degrees) < level, 0.0, math.pi / 2)
     return math.tan(angle) * math.sqrt(degrees)
-
-
-_LIKE_NORMAL = 20_000  # degrees of freedom, from which on the quantiles agree to four digits
 
 
 def _share_within(angle: float, degrees: int) -> float:
@@ -186,16 +186,18 @@ def _bisect(left: Callable[[float], bool], low: float, high: float) -> float:
 def _bootstrap(change: Sequence[float], seed: int, level: float) -> Interval:
     import numpy as np
 
+    n, random = len(change), np.random.default_rng(seed)
     values, counts = np.unique(np.asarray(change, dtype=np.float64), return_counts=True)
-    # A resample of n differences is a draw of how often each distinct one occurs.
-    random, means, left = np.random.default_rng(seed), [], RESAMPLES
-    while left:
-        size = min(left, max(1, _DRAWS // len(values)))
-        drawn = random.multinomial(len(change), counts / len(change), size=size)  # (resamples, distinct)
-        means.append(drawn @ values / len(change))
-        left -= size
-    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
-    return Interval(math.fsum(change) / len(change), float(low), float(high), len(change), "paired bootstrap")
+    if len(values) <= _FEW:  # a resample is a draw of how often each distinct difference occurs
+        means = random.multinomial(n, counts / n, size=RESAMPLES) @ values / n
+    else:
+        means = np.empty(RESAMPLES)
+        every, step = np.asarray(change, dtype=np.float64), max(1, _DRAWS // n)
+        for start in range(0, RESAMPLES, step):
+            part = means[start : start + step]
+            part[:] = every[random.integers(n, size=(len(part), n))].mean(axis=1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(math.fsum(change) / n, float(low), float(high), n, "paired bootstrap")
 
 
 def sign_test(won: int, lost: int) -> float:

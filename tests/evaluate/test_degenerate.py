@@ -23,7 +23,7 @@ def test_a_loop_that_a_limit_ended_is_degenerate(text):
     assert not is_degenerate(text, "stop")
 
 
-@pytest.mark.parametrize("text", [PROSE, PROSE[:200], "34850", "0 0 0 0 0", "no " * 7, "The answer is 7."])
+@pytest.mark.parametrize("text", [PROSE, PROSE[:200], "34850", "0 0 0 0 0", "no " * 5, "The answer is 7."])
 def test_prose_and_short_answers_are_not(text):
     assert not is_degenerate(text, "length")
 

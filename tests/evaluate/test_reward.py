@@ -75,7 +75,7 @@ def test_the_mean_of_several_samples_counts(model, tokenizer, questions, rewarde
 
 def test_more_than_one_output_is_refused_before_any_weight_is_read(tmp_path, questions):
     folder = save_rewarder(tmp_path / "two", labels=2)
-    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").write_bytes(b"")
     with pytest.raises(RewardError, match=r"has 2 outputs \(LlamaForSequenceClassification\); a reward model has one"):
         metric_of(f"reward:{folder}", data=questions)
 

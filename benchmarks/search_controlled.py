@@ -301,9 +301,7 @@ def line_of(one: dict) -> str:
 
 def show(result: dict) -> None:
     """The table over the seeds on stderr."""
-    print(
-        f"\n{'':<26}{'start':>7}{'tuned':>7}{'+ExPO':>7}  gain, all questions   seeds + / -  alphas", file=sys.stderr
-    )
+    print(f"\n{'':<26}{'start':>7}{'tuned':>7}{'+ExPO':>7}  gain, all questions   seeds + / -  alphas", file=sys.stderr)
     for row in result["table"]:
         gain = row["gain over all questions"]
         low, high = (100 * bound for bound in gain["interval"])

@@ -93,9 +93,15 @@ def test_a_task_s_file_a_metric_by_name_and_generation(folder, model, tokenizer)
     assert written.generates and {one.score for one in written.score(model, tokenizer, written.ids)} <= {0.0, 1.0}
 
 
-def test_unknown_tasks_and_metrics_are_named_with_the_nearest(folder, questions):
+@pytest.mark.slow
+def test_an_unknown_task_is_named_with_the_nearest_of_all(folder):
     with pytest.raises(TaskError, match=r"knows no task 'expo_choise'\. Did you mean 'expo_choice'\?"):
         metric_of("lm-eval:expo_choise", include_path=folder)
+    with pytest.raises(TaskError, match=r"knows no task 'helaswag'\. Did you mean '.*hellaswag.*'\?"):
+        metric_of("lm-eval:helaswag")
+
+
+def test_unknown_metrics_and_broken_tasks_are_named(folder, questions):
     with pytest.raises(TaskError, match=r"no metric 'acc_nrm'\. Did you mean 'acc_norm'\?"):
         metric_of("lm-eval:expo_choice:acc_nrm", include_path=folder)
     with pytest.raises(TaskError, match="cannot load the task"):
@@ -107,6 +113,9 @@ def test_unknown_tasks_and_metrics_are_named_with_the_nearest(folder, questions)
 
 
 def test_without_the_package_the_extra_is_named(monkeypatch):
+    from expo.evaluate.metrics.lm_eval import _manager
+
+    _manager.cache_clear()
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)
     with pytest.raises(TaskError, match=r"pip install 'expo\[eval\]'"):

@@ -34,8 +34,8 @@ START_STEPS = 60  # of the SFT that DPO starts from
 SAMPLES = 8  # answers a question, of which pairs are made
 # examples: what 100 % of the data are. Constant learning rates, so that a stopped run is a prefix of the whole one.
 TRAINING = {
-    "sft": {"examples": 3200, "passes": 4, "batch_size": 64, "learning_rate": 3e-4},
-    "dpo": {"examples": 1280, "passes": 4, "batch_size": 32, "learning_rate": 1e-4},
+    "sft": {"examples": 3200, "passes": 2, "batch_size": 64, "learning_rate": 3e-4},
+    "dpo": {"examples": 1280, "passes": 4, "batch_size": 32, "learning_rate": 2e-4, "beta": 1.0},
 }
 SHARED = {"schedule": "constant", "warmup": 0, "precision": "float32", "save_every": 0}
 
@@ -144,7 +144,7 @@ def start(folder: Path, seed: int) -> Path:
 
 
 def pairs(folder: Path, seed: int) -> Path:
-    """Preference pairs: of a model's own samples to a question a right one and a wrong one, by the final digit."""
+    """Preference pairs by a verified reward: of a model's own samples one with every sum right, one that ends wrong."""
     from expo import toy
     from expo.generate import Sampling, generate
 
@@ -157,7 +157,7 @@ def pairs(folder: Path, seed: int) -> Path:
         generate(str(start(folder, seed)), asked, answers, sampling=sampling)
         found = []
         for one, own in zip(drawn, by_question(answers, len(drawn)), strict=True):
-            right = [text for text in own if text and toy.answer(text) == toy.answer(one.completion)]
+            right = [text for text in own if text == one.completion]
             wrong = [text for text in own if text and toy.answer(text) != toy.answer(one.completion)]
             if right and wrong:
                 found.append({"prompt": one.prompt, "chosen": right[0], "rejected": wrong[0]})
@@ -183,10 +183,10 @@ def train(stage: str, model: Path, data: Path, output: Path, seed: int, steps: i
 
     settings = TRAINING[stage]
     lines = data.read_text().splitlines()[: round(settings["examples"] * share)]
-    how = {"batch_size": settings["batch_size"], "learning_rate": settings["learning_rate"], "max_steps": steps}
+    how = {name: value for name, value in settings.items() if name not in ("examples", "passes")}
     run = {"sft": train_sft, "dpo": train_dpo}[stage]
     more = {"reference_cache": str(output.parent / "reference")} if stage == "dpo" else {}
-    run(str(model), [json.loads(line) for line in lines], output, seed=seed, **how, **more, **SHARED)
+    run(str(model), [json.loads(line) for line in lines], output, seed=seed, max_steps=steps, **how, **more, **SHARED)
 
 
 # --- One cell --------------------------------------------------------------------------------------------------------
@@ -198,7 +198,7 @@ def cell(folder: Path, seed: int, stage: str, axis: str, fraction: float) -> dic
     done = home / "cell.json"
     if done.exists():
         return json.loads(done.read_text())
-    began = time.monotonic()
+    began, cpu = time.monotonic(), time.process_time()
     whole = TRAINING[stage]
     all_steps = whole["examples"] * whole["passes"] // whole["batch_size"]
     steps = all_steps if axis == "data-all-steps" else round(all_steps * fraction)
@@ -209,7 +209,7 @@ def cell(folder: Path, seed: int, stage: str, axis: str, fraction: float) -> dic
     found = {"seed": seed, "stage": stage, "axis": axis, "fraction": fraction, "steps": steps}
     found |= {"examples": round(whole["examples"] * share)}
     found |= search(folder, home, seed, before, tuned)
-    found["seconds"] = round(time.monotonic() - began, 1)
+    found |= {"seconds": round(time.monotonic() - began, 1), "cpu_s": round(time.process_time() - cpu, 1)}
     home.mkdir(parents=True, exist_ok=True)
     (home / "cell.json.new").write_text(json.dumps(found))
     (home / "cell.json.new").rename(done)
@@ -295,7 +295,7 @@ def line_of(one: dict) -> str:
     return (
         f"seed {one['seed']}  {one['stage']}  {one['axis']:<14} {one['fraction']:>4.0%}  {one['steps']:>4} steps  "
         f"alpha {one['alpha']:>4g}  {before:5.1f} -> {after:5.1f}  gain {100 * one['gain']['value']:+5.1f} "
-        f"({low:+.1f} to {high:+.1f})  {one['seconds']:.0f} s"
+        f"({low:+.1f} to {high:+.1f})  {one['cpu_s']:.0f} s"
     )
 
 

@@ -6,7 +6,6 @@ The prompt's tokens do not count.
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from expo.generate.sampling import Sampling

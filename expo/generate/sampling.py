@@ -55,7 +55,7 @@ class Sampling:
         return self.temperature == 0
 
     def record(self) -> dict[str, Any]:
-        """The settings as JSON values; penalties only where there are any, as files of answers know none from before."""
+        """The settings as JSON values; no penalty of 0, so that files of answers from before there were any go on."""
         found = {**asdict(self), "stop": list(self.stop)}
         return {name: value for name, value in found.items() if value or not name.endswith("_penalty")}
 

@@ -8,6 +8,7 @@ The harness downloads the data of its own tasks; a task of local files needs no 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from importlib import metadata
 from numbers import Real
 from pathlib import Path
@@ -114,6 +115,23 @@ def quiet_harness() -> Iterator[None]:
 
 def _loaded(text: str, include_path: str | Path | None) -> tuple[str, str | None, dict[str, Any]]:
     """(The task's name, the metric that is asked for, the tasks behind that name)."""
+    name, _, wanted = text.partition(":")
+    manager = _manager(str(include_path or ""), False)
+    if name not in manager.all_tasks and not Path(name).is_file():
+        manager = _manager(str(include_path or ""), True)
+        if name not in manager.all_tasks:
+            raise _unknown(name, include_path, manager.all_tasks)
+    try:
+        tasks = manager.load([name])["tasks"]
+    except Exception as error:  # data sets and tasks are programs, and raise what they like
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise TaskError(f"lm_eval cannot load the task {name!r}: {said}\nIts data may need a network.") from error
+    return name, wanted or None, tasks
+
+
+@cache
+def _manager(include_path: str, shipped: bool) -> Any:
+    """The harness's index of tasks: the folder's, and the shipped ones only if needed, which are thousands of files."""
     try:
         from lm_eval.tasks import TaskManager
     except ImportError as error:
@@ -121,21 +139,16 @@ def _loaded(text: str, include_path: str | Path | None) -> tuple[str, str | None
             "--metric lm-eval:TASK needs the package lm_eval, which is not installed.\n"
             "To install it: pip install 'expo[eval]'"
         ) from error
-    manager = TaskManager(include_path=str(include_path) if include_path else None)
-    name, _, wanted = text.partition(":")
-    if name not in manager.all_tasks and not Path(name).is_file():
-        where = f" and {include_path}" if include_path else ""
-        raise TaskError(
-            f"lm_eval {metadata.version('lm_eval')}{where} knows no task {name!r}.{nearest(name, manager.all_tasks)} "
-            f"It knows {len(manager.all_tasks):,}: lm-eval ls tasks.\n"
-            "For a task of your own: --include-path FOLDER, or its YAML file in the place of the name."
-        )
-    try:
-        tasks = manager.load([name])["tasks"]
-    except Exception as error:  # data sets and tasks are programs, and raise what they like
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise TaskError(f"lm_eval cannot load the task {name!r}: {said}\nIts data may need a network.") from error
-    return name, wanted or None, tasks
+    return TaskManager(include_path=include_path or None, include_defaults=shipped)
+
+
+def _unknown(name: str, include_path: str | Path | None, known: Sequence[str]) -> TaskError:
+    where = f" and {include_path}" if include_path else ""
+    return TaskError(
+        f"lm_eval {metadata.version('lm_eval')}{where} knows no task {name!r}.{nearest(name, known)} "
+        f"It knows {len(known):,}: lm-eval ls tasks.\n"
+        "For a task of your own: --include-path FOLDER, or its YAML file in the place of the name."
+    )
 
 
 def _metric_of(task: Any, name: str, wanted: str | None) -> str:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import xxhash
 
 from expo.errors import ExpoError
+from expo.generate.memory import OutOfMemory, is_out_of_memory
 
 LEAST = 2  # examples: fewer have no interval
 _SHOWN = 5
@@ -78,8 +79,15 @@ class Metric:
         strangers = [key for key in ids if key not in known]
         if strangers:
             raise MetricError(f"--metric {self.name} has no example {strangers[0]!r}.")
-        with torch.no_grad(), evaluating(model):
-            return self._checked(ids, list(self.measure(model, tokenizer, list(ids))))
+        try:
+            with torch.no_grad(), evaluating(model):
+                found = list(self.measure(model, tokenizer, list(ids)))
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise OutOfMemory(f"--metric {self.name}: the device's memory is full: {first}") from None
+        return self._checked(ids, found)
 
     def record(self) -> dict[str, Any]:
         """What identifies the metric and its data, as JSON values; equal records give equal scores to equal weights."""

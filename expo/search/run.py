@@ -81,8 +81,8 @@ class Search:
         with Tries(self.folder / _TRIES) as file:
             result = self._searched(resident, file)
         result.cost |= _cost(resident) | {"seconds": round(time.monotonic() - began, 1)}
+        resident.drop()
         if self.output is not None:
-            resident.drop()
             result.report = self._write(result, writing)
         self._report(result)
         return result

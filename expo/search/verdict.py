@@ -1,17 +1,15 @@
 """What the tries' scores say: means with bands, paired differences to the baseline, the choice, and how sure it is."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from expo.evaluate.metrics import Scored
-from expo.evaluate.statistics import Interval, Paired, paired
+from expo.evaluate.statistics import Interval, Paired, paired, student, wilson
 from expo.search.space import Point
 from expo.search.tries import Try
 
 BLOW_UP = 1.5  # times the baseline's mean length from which a try is flagged
-Z = 1.959963984540054
 _DIGITS = 6  # of figures in records: two machines agree to that many
 
 
@@ -23,6 +21,7 @@ class Figures:
     n: int
     score: Interval
     difference: Paired | None  # to the baseline on the same examples; None for the baseline itself
+    adjusted: Interval | None  # the same with the number of tries counted (Bonferroni)
     better: bool  # than the baseline, by an interval that holds no 0
     worse: bool
     length: float | None  # mean tokens of an answer
@@ -57,6 +56,7 @@ class Figures:
             "won": self.difference.won,
             "lost": self.difference.lost,
             "p_value": digits(self.difference.p_value),
+            "adjusted_interval": [digits(self.adjusted.low), digits(self.adjusted.high)],
         }
         return {
             "point": self.point,
@@ -74,7 +74,8 @@ class Figures:
 
 def all_figures(tries: Sequence[Try], ids: Sequence[str], *, higher_is_better: bool) -> tuple[Figures, ...]:
     """Every try beside the first, which is the baseline; the baseline first, then by value."""
-    found = [figures(tried, tries[0], ids, higher_is_better=higher_is_better) for tried in tries]
+    k = max(1, len(tries) - 1)
+    found = [figures(tried, tries[0], ids, k, higher_is_better=higher_is_better) for tried in tries]
     ordered = sorted(zip(found, tries, strict=True), key=lambda pair: by_value(pair[0]))
     first: dict[str, Point] = {}  # weights -> the first point that gave them
     out = []
@@ -84,28 +85,31 @@ def all_figures(tries: Sequence[Try], ids: Sequence[str], *, higher_is_better: b
     return tuple(out)
 
 
-def figures(tried: Try, baseline: Try, ids: Sequence[str], *, higher_is_better: bool) -> Figures:
-    """A try's figures beside the baseline's, on the examples that both have, in the order of `ids`."""
+def figures(tried: Try, baseline: Try, ids: Sequence[str], k: int, *, higher_is_better: bool) -> Figures:
+    """One of k tries beside the baseline, on the examples that both have, in the order of `ids`."""
     common = [one for one in ids if one in tried.asked and one in baseline.asked]
     own, base = [tried.scored[one] for one in common], [baseline.scored[one] for one in common]
     scores = [one.score for one in own]
-    difference = None
+    difference = adjusted = None
     if tried is not baseline:
-        difference = paired([one.score for one in base], scores)
+        before = [one.score for one in base]
+        difference = paired(before, scores)
+        adjusted = paired(before, scores, level=1 - 0.05 / k).difference
         if not higher_is_better:  # won: questions on which the try is better
             difference = difference._replace(won=difference.lost, lost=difference.won)
     above, below = _apart(difference)
-    length, before = _mean_length(own), _mean_length(base)
+    length, usual = _mean_length(own), _mean_length(base)
     marks = [one.degenerate for one in own if one.degenerate is not None]
     return Figures(
         point=tried.point,
         n=len(common),
         score=mean(scores),
         difference=difference,
+        adjusted=adjusted,
         better=above if higher_is_better else below,
         worse=below if higher_is_better else above,
         length=length,
-        length_ratio=length / before if length is not None and before else None,
+        length_ratio=length / usual if length is not None and usual else None,
         degenerate=sum(marks) / len(marks) if marks else None,
         effective=tried.effective,
         seconds=tried.seconds,
@@ -113,15 +117,8 @@ def figures(tried: Try, baseline: Try, ids: Sequence[str], *, higher_is_better: 
 
 
 def mean(scores: Sequence[float]) -> Interval:
-    """The mean with its 95 % band: Wilson's for right and wrong, else 1.96 standard errors."""
-    from expo.evaluate.statistics import wilson
-
-    n = len(scores)
-    if set(scores) <= {0, 1}:
-        return wilson(sum(scores), n)
-    middle = math.fsum(scores) / n
-    spread = math.sqrt(math.fsum((x - middle) ** 2 for x in scores) / max(1, n - 1) / n)
-    return Interval(middle, middle - Z * spread, middle + Z * spread, n, "normal")
+    """The mean with its 95 % interval: Wilson's for right and wrong, else Student's."""
+    return wilson(sum(scores), len(scores)) if set(scores) <= {0, 1} else student(scores)
 
 
 def choose(found: Sequence[Figures], *, higher_is_better: bool) -> Figures:

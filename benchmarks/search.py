@@ -1,4 +1,4 @@
-"""Measures `expo search` over 8 alphas on SmolLM2-135M against what it cannot do without: loading once, scoring 8 times.
+"""Measures `expo search` over 8 alphas on SmolLM2-135M beside what it cannot do without: loading once, scoring 8 times.
 
 A pair in bfloat16 (the second model is the first with a small step in every weight), scored by `loss`, in float32 on
 the CPU. Contenders alternate, each a process of its own with its wall and CPU time and its peak RSS: the scoring

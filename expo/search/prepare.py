@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from expo.errors import OutputError
 from expo.evaluate.metrics import Metric, metric_of
 from expo.generate.sampling import Sampling
 from expo.output.folder import FolderSink
+from expo.planning import Plan
 from expo.planning.identity import check_output
 from expo.recipe import Recipe
 from expo.rows import check_inputs
@@ -53,10 +55,7 @@ def prepare(
     space = _space(recipe, sft, dpo, alphas, bracket, vary, sets, settings)
     folder = Path(report or (f"{output}.search" if output else REPORT))
     plan = space.check()
-    if output is not None:
-        sink = FolderSink(output, overwrite=overwrite)
-        check_output(plan, sink, key=sink.partial.fingerprint())  # an unfinished one may be the chosen one's
-    check_inputs(folder, [*space.folders, data, test if isinstance(test, str | Path) else None])
+    _check_places(space, plan, folder, output, overwrite, [data, test if isinstance(test, str | Path) else None])
     chosen_on = _metric(metric, data, sampling, metric_options)
     tested_on = None
     if test is not None:
@@ -70,6 +69,18 @@ def prepare(
     return Search(
         space, chosen_on, strategy, plan, folder, tested_on, Path(output) if output else None, overwrite, how, say, warn
     )
+
+
+def _check_places(
+    space: Space, plan: Plan, folder: Path, output: str | Path | None, overwrite: bool, files: Sequence[Any]
+) -> None:
+    """Where output and report go, before anything is scored; raises OutputError or DiskFull."""
+    if output is not None:
+        sink = FolderSink(output, overwrite=overwrite)
+        check_output(plan, sink, key=sink.partial.fingerprint())  # an unfinished one may be the chosen one's
+    check_inputs(folder, [*space.folders, *files])
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is a file. Name a folder for the report: --report FOLDER.")
 
 
 def _metric(metric: str | Metric, data: Any, sampling: Sampling | None, options: Mapping[str, Any] | None) -> Metric:

@@ -56,7 +56,7 @@ class Resident:
         self.n_bytes_read = 0
         self.seconds = 0.0  # of filling
         self.load_seconds = 0.0  # of loading models and tokenizers
-        self._form: Any = None  # of the model: names and shapes
+        self._form: Any = None  # of the model: its type, names and shapes
         self._text: Any = None  # what decides the tokenizer
         self._checked: set[str] = set()
         self._holds: tuple[str, Report] | None = None  # what the model was filled from last
@@ -71,7 +71,8 @@ class Resident:
         if self._holds and self._holds[0] == key:
             return self._holds[1]
         self._check(planned)
-        form = [(job.name, job.shape) for job in planned.jobs]
+        held = self.compute or planned.recipe.output_dtype()
+        form = (held, [(job.name, job.shape) for job in planned.jobs])
         self._holds = None  # half of two tries, should this one fail
         began = time.monotonic()
         if self.model is None or form != self._form:

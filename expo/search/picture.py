@@ -1,4 +1,4 @@
-"""search.png: score with its band, answer length, effective alpha and cosine over what varied."""
+"""search.png: score and difference with their bands, answer length, effective alpha and cosine over what varied."""
 
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ def draw(result: Result, path: str | Path) -> bool:
     except ImportError:
         return False
     places, label = _places(result)
-    panels = [panel for panel in (_score, _length, _effective, _cosine) if _has(panel, result)]
-    heights = [2.2 if panel is _score else 1 for panel in panels]
+    panels = [panel for panel in (_score, _difference, _length, _effective, _cosine) if _has(panel, result)]
+    heights = [{_score: 2.2, _difference: 1.4}.get(panel, 1) for panel in panels]
     figure = Figure(figsize=(7.2, 1.2 + 1.35 * sum(heights)), layout="constrained")
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     for panel, axis in zip(panels, axes, strict=True):
@@ -47,7 +47,7 @@ def _has(panel: Any, result: Result) -> bool:
         return any(one.length is not None for one in result.figures)
     if panel is _effective:
         return any(one.effective.get("alpha") is not None for one in result.figures)
-    return panel is _score or any(one.effective.get("cosine") is not None for one in result.figures)
+    return panel in (_score, _difference) or any(one.effective.get("cosine") is not None for one in result.figures)
 
 
 def _line(axis: Any, places: list[float], values: list, **how: Any) -> None:
@@ -69,8 +69,19 @@ def _score(axis: Any, result: Result, places: list[float]) -> None:
     better = "" if result.higher_is_better else " (lower is better)"
     n = {one.n for one in result.figures}
     axis.set_ylabel(f"{result.metric['metric']}{better}", fontsize=9)
-    counted = f"{min(n):,}" if len(n) == 1 else f"{min(n):,} to {max(n):,}"
-    axis.set_title(f"{counted} examples, the same for all tries with as many", fontsize=10)
+    counted = f"{min(n):,} examples" if len(n) == 1 else f"{min(n):,} to {max(n):,} examples"
+    axis.set_title(f"{counted}, the same for all tries", fontsize=10)
+
+
+def _difference(axis: Any, result: Result, places: list[float]) -> None:
+    """To the baseline, example by example, with the interval that counts."""
+    known = [(x, one.difference) for x, one in zip(places, result.figures, strict=True)]
+    pairs = sorted((x, *(found.difference[:3] if found else (0.0, 0.0, 0.0))) for x, found in known)
+    xs, values, lows, highs = zip(*pairs, strict=True)
+    axis.fill_between(xs, lows, highs, color=_BLUE, alpha=0.15, linewidth=0)
+    _line(axis, list(xs), list(values))
+    axis.axhline(0, color=_GREY, linewidth=1, linestyle="--", zorder=1)
+    axis.set_ylabel("difference to\nthe baseline", fontsize=9)
 
 
 def _length(axis: Any, result: Result, places: list[float]) -> None:

@@ -122,19 +122,21 @@ def mean(scores: Sequence[float]) -> Interval:
 
 
 def choose(found: Sequence[Figures], *, higher_is_better: bool) -> Figures:
-    """The best mean among those with the most examples; of equal ones the first, which is the least change."""
+    """The best mean among those with the most examples; of equal ones the smallest change."""
     most = max(one.n for one in found)
-    contenders = [one for one in found if one.n == most]
+    contenders = sorted((one for one in found if one.n == most), key=lambda one: _size(one.point))
     sign = 1 if higher_is_better else -1
     return max(contenders, key=lambda one: sign * one.score.value)
 
 
+def _size(point: Point) -> float:
+    """How far a point is from 0; that of the baseline is below all others."""
+    return sum(abs(v) for v in point.values() if not isinstance(v, str)) if point else -1.0
+
+
 def by_value(one: Figures) -> tuple:
-    """Sorts the baseline first, then points by their values; smaller changes first."""
-    return (
-        bool(one.point),
-        [(0, abs(v), v, "") if isinstance(v, float | int) else (1, 0, 0, v) for v in one.point.values()],
-    )
+    """Sorts the baseline first, then points by their values; words behind numbers."""
+    return bool(one.point), [(1, 0, v) if isinstance(v, str) else (0, v, "") for v in one.point.values()]
 
 
 def digits(x: float | None) -> float | None:

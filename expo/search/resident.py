@@ -14,7 +14,9 @@ from expo.errors import BadSetting, ExpoError
 from expo.output.manifest import NAME as MANIFEST
 from expo.output.sidecars import hash_file
 from expo.planning import Plan
+from expo.planning.budget import free_memory, size
 from expo.planning.identity import fingerprint
+from expo.search.errors import DoesNotFit
 from expo.stream import Report, fill, new_model
 from expo.stream.loop import pick_device
 from expo.stream.probe import check_tied
@@ -152,6 +154,19 @@ def identity(planned: Plan) -> str:
 def weights_hash(report: Report) -> str:
     """A hash of every tensor that a run would write; equal weights have equal hashes."""
     return xxhash.xxh3_128_hexdigest(repr(sorted(report.hashes.items())).encode())
+
+
+def check_memory(planned: Plan, **how: Any) -> None:
+    """Raise DoesNotFit where the machine has not the memory for the model; on a GPU, loading itself says so."""
+    needed, free = memory_needed(planned, **how), free_memory()
+    if Resident(**how).device.type != "cpu" or free is None or needed <= free:
+        return
+    ways = ["hold the weights in 16 bits (--compute-dtype bfloat16)", "use a larger machine"]
+    ways = (["leave out --resident"] if how.get("hold") else []) + ways
+    raise DoesNotFit(
+        f"the search needs {size(needed)} of memory beside what scoring takes, and {size(free)} are free. "
+        f"Ways out: {', '.join(ways)}."
+    )
 
 
 def memory_needed(planned: Plan, **how: Any) -> int:

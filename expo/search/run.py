@@ -70,11 +70,13 @@ class Search:
     def run(self, **writing: Any) -> Result:
         """Score, choose, test, report, and write the output. writing: threads and progress of `expo.run`."""
         from expo.ops import one_thread
-        from expo.search.resident import Resident
+        from expo.search.resident import Resident, check_memory
         from expo.stream.probe import pair_warnings
 
+        first = self.space.plan_at(self.space.first)
+        check_memory(first, **self.how)
         with one_thread():
-            for text in [*self.plan.warnings, *pair_warnings(self.space.plan_at(self.space.first))]:
+            for text in [*self.plan.warnings, *pair_warnings(first)]:
                 self.warn(text)
         began = time.monotonic()
         resident = Resident(**self.how)

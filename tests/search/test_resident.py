@@ -13,7 +13,8 @@ from expo.checkpoint.held import Held
 from expo.checkpoint.shard import Shards
 from expo.errors import BadSetting
 from expo.recipe import Recipe
-from expo.search.resident import Resident, identity, weights_hash
+from expo.search.errors import DoesNotFit
+from expo.search.resident import Resident, check_memory, identity, memory_needed, weights_hash
 
 WAYS = [{}, {"dtype": "float32"}, {"rounding": "stochastic", "seed": 5}, {"arithmetic": "reference"}]
 
@@ -78,6 +79,34 @@ def test_methods_that_survey_get_the_same_bits_from_memory(models):
     plan = expo.plan(recipe)
     resident = Resident(device="cpu", hold=True)
     assert resident.fill(plan).hashes == streamed(plan)[1].hashes
+
+
+def test_an_alpha_costs_one_read_of_both_inputs(models, monkeypatch):
+    resident, plan = Resident(device="cpu"), planned(models, 0.2)
+    resident.fill(plan)
+    reads = []
+    real = Shards._read_stored
+    monkeypatch.setattr(Shards, "_read_stored", lambda *args: reads.append(len(args[1])) or real(*args))
+    resident.fill(planned(models, 0.4))
+    assert sum(reads) == plan.n_bytes_read == sum(
+        tensor.nbytes for folder in models.values() for path in folder.glob("*.safetensors")
+        for tensor in load_file(path).values()
+    )  # fmt: skip
+
+
+def test_an_adapter_s_tensors_get_the_same_bits_from_memory(models, tmp_path):
+    pytest.importorskip("peft")
+    from adapters import llama, save_adapter
+
+    llama().save_pretrained(tmp_path / "base")
+    (tmp_path / "base" / "tokenizer.json").write_bytes((models["dpo"] / "tokenizer.json").read_bytes())
+    adapter = save_adapter(tmp_path / "adapter", llama, r=4, target_modules=["q_proj", "down_proj"])
+    plan = planned({"sft": tmp_path / "base", "dpo": f"{tmp_path / 'base'}+{adapter}"}, 0.5)
+    resident = Resident(device="cpu", hold=True)
+    resident._read_tokenizer = lambda planned: None
+    for _ in range(2):
+        assert resident.fill(plan).hashes == streamed(plan)[1].hashes
+        resident._holds = None
 
 
 def test_held_reads_what_the_files_hold(models):
@@ -157,6 +186,15 @@ def test_filling_writes_nothing(models, tmp_path, monkeypatch):
         resident.fill(planned(models, 0.3))
         resident.fill(planned(models, 0.5))
     assert tree(tmp_path) == {} and tree(models["sft"].parent) == before
+
+
+def test_too_little_memory_is_said_before_anything_is_loaded(models, monkeypatch):
+    monkeypatch.setattr("expo.search.resident.free_memory", lambda: 1000)
+    with pytest.raises(DoesNotFit, match=r"1 kB are free.*leave out --resident, hold the weights in 16 bits"):
+        check_memory(planned(models, 0.1), device="cpu", hold=True)
+    needed = memory_needed(planned(models, 0.1), device="cpu")
+    assert needed == 2 * memory_needed(planned(models, 0.1), device="cpu", compute="bfloat16")
+    assert memory_needed(planned(models, 0.1), device="cpu", hold=True) == 2 * needed  # two inputs of half the width
 
 
 def test_a_type_that_nothing_is_scored_in_is_refused(models):

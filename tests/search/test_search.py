@@ -10,7 +10,7 @@ from talker import rows_of, write_jsonl
 
 import expo
 from expo.analysis.verify import verify
-from expo.errors import OutputError, RecipeError
+from expo.errors import AnotherRun, Interrupted, OutputError, RecipeError
 from expo.evaluate.metrics import MetricError, Scored, metric_of
 from expo.search import picture, search
 from expo.search.errors import (
@@ -305,6 +305,29 @@ def test_a_search_that_was_stopped_scores_only_what_is_missing(find, nearness, t
     assert (tmp_path / "report" / "tries.jsonl").read_bytes().startswith(kept)
     again = find(metric=replace(good, measure=dies), alphas=GRID, output=tmp_path / "out")
     assert len(calls) == 7 and again.evidence() == found.evidence() and again.cost["fills"] == 0
+
+
+def test_writing_the_output_goes_on_where_it_stopped(find, nearness, tmp_path, monkeypatch):
+    from expo.stream import to_folder
+
+    real, asked = to_folder._add_small_files, {"metric": nearness(0.5), "alphas": "0.3,0.5", "output": tmp_path / "out"}
+
+    def stops(*rest):
+        raise Interrupted("interrupted")
+
+    monkeypatch.setattr(to_folder, "_add_small_files", stops)
+    with pytest.raises(Interrupted):
+        find(**asked)
+    assert (tmp_path / "out.partial").is_dir() and not (tmp_path / "out").exists()
+    monkeypatch.setattr(to_folder, "_add_small_files", real)
+    with pytest.raises(AnotherRun):  # its evidence would be another's
+        find(**asked | {"alphas": "0.5"})
+    found = find(**asked)
+    assert found.report.segments_resumed > 0 and found.cost["fills"] == 0
+    assert json.loads((tmp_path / "out" / "expo.json").read_text())["search"] == json.loads(
+        json.dumps(found.evidence())
+    )
+    assert not (tmp_path / "out.partial").exists()
 
 
 def test_a_half_written_line_costs_one_try(find, nearness, tmp_path):

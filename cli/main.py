@@ -29,6 +29,7 @@ COMMANDS = {
     "verify": ("expo.cli.verify", "Check a checkpoint against its manifest, or recompute it from its inputs."),
     "train": ("expo.cli.train", "Train a checkpoint: sft, dpo (sigmoid, IPO, ORPO) or classify."),
     "generate": ("expo.cli.generate", "Let a model, local or behind an endpoint, answer questions; resumable."),
+    "search": ("expo.cli.search", "Choose alpha, or anything in a recipe, by evidence; no try is written to disk."),
     "eval": ("expo.cli.eval", "Accuracy, pass@k and paired differences of models on questions with answers."),
     "w2s": ("expo.cli.w2s", "Weak-to-strong reasoning: a whole pipeline, or its single steps on JSONL files."),
     "demo": ("expo.cli.demo", "Train two toy models, extrapolate, and see whether it helped (half a minute)."),

@@ -80,13 +80,11 @@ def _form(donor: str, *, from_recipe: bool) -> list[Callable]:
     ]
 
 
-_RUN = [
-    MAX_HEADER,
-    click.option("--threads", type=click.IntRange(min=1), help="Workers. Default: one a core. Never changes a byte."),
-    click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 or auto."),
-    JSON,
-    QUIET,
-]
+_THREADS = click.option(
+    "--threads", type=click.IntRange(min=1), help="Workers. Default: one a core. Never changes a byte."
+)
+_DEVICE = click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 or auto.")
+_RUN = [MAX_HEADER, _THREADS, _DEVICE, JSON, QUIET]
 
 
 def output(*, required: bool) -> Callable:
@@ -103,6 +101,11 @@ def writing(command: Callable) -> Callable:
 def over_a_recipe(command: Callable) -> Callable:
     """The same options without defaults: what is given counts instead of what the recipe says."""
     return _with([*_form("the donor", from_recipe=True), *_RUN], command)
+
+
+def form_and_threads(command: Callable) -> Callable:
+    """How a result is written, as over a recipe, and how many workers; for a command with a device of its own."""
+    return _with([*_form("the donor", from_recipe=True), MAX_HEADER, _THREADS, JSON, QUIET], command)
 
 
 def recipe_fields(options: dict[str, Any]) -> dict[str, Any]:

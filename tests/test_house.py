@@ -34,6 +34,7 @@ STAIRS = {
     "train": 7,
     "generate": 7,
     "evaluate": 8,
+    "search": 9,
     "weak_to_strong": 9,
     "cli": 10,
 }

@@ -7,6 +7,7 @@ from expo.errors import ExpoError
 from expo.generate.answers import Answer
 from expo.generate.batches import Task, batches, default_batch_tokens
 from expo.generate.local import LocalModel
+from expo.generate.memory import OutOfMemory, free_memory, is_out_of_memory
 from expo.generate.prompts import Demo, Question
 from expo.generate.sampling import Sampling
 
@@ -81,39 +82,50 @@ def write_answers(
             yield from _batch(local, member, batch, sampling)
 
 
-def _batch(local: LocalModel, member, batch: list[Task], sampling: Sampling) -> Iterator[tuple[Task, Answer]]:
-    """One batch; where the device's memory does not hold it, what is left of it in halves."""
-    import torch
-
+def _batch(
+    local: LocalModel, member, batch: list[Task], sampling: Sampling, tried: tuple[int, ...] = ()
+) -> Iterator[tuple[Task, Answer]]:
+    """One batch; where the device's memory does not hold it, what is left of it in halves. tried: batches before it."""
     left = dict(enumerate(batch))
+    tried = (*tried, len(batch))
     try:
         for row, answer in _rows(local, member, batch, sampling):
             yield left.pop(row), answer
-    except torch.OutOfMemoryError:
-        if len(left) == 1 and len(batch) == 1:
-            raise ExpoError(
-                "the device's memory does not hold one prompt and its answer.\n"
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        if len(batch) == 1:
+            raise OutOfMemory(
+                f"the device's memory does not hold one prompt of {len(batch[0].tokens):,} tokens and an answer of at "
+                f"most {batch[0].limit:,}.\nTried, answers at a time: {', '.join(map(str, tried))}.\n"
                 "Use a larger device, a shorter --max-tokens, or --device cpu."
             ) from None
     if left:
         member.cache = None
-        torch.cuda.empty_cache()
+        free_memory()
         rest = list(left.values())
         middle = -(-len(rest) // 2)
         for part in filter(None, (rest[:middle], rest[middle:])):
-            yield from _batch(local, member, part, sampling)
+            yield from _batch(local, member, part, sampling, tried)
 
 
 def _rows(local: LocalModel, member, batch: list[Task], sampling: Sampling) -> Iterator[tuple[int, Answer]]:
     from expo.generate.decode import decode
     from expo.generate.noise import draw_key
+    from expo.generate.penalties import Penalties
     from expo.generate.pick import pick
 
     keys = [draw_key(sampling.seed, task.question.id, task.sample) for task in batch]
     finish = _finish(local, batch, sampling)
+    penalties = Penalties(sampling, len(batch)) if sampling.penalised else None
 
     def choose(logits, rows: list[int], step: int):
-        return pick(logits, sampling, [keys[row] for row in rows], [step] * len(rows))
+        if penalties is not None:
+            logits = penalties.applied(logits, rows)
+        tokens = pick(logits, sampling, [keys[row] for row in rows], [step] * len(rows))
+        if penalties is not None:
+            penalties.add(rows, tokens)
+        return tokens
 
     for row, tokens, why in decode([member], [[task.tokens for task in batch]], pick=choose, finish=finish):
         yield row, _answer(local, batch[row], tokens, why, sampling.stop)

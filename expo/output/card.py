@@ -35,8 +35,9 @@ def card(
     inputs: Sequence[CardInput],
     effective: Mapping[str, Any],
     stages: Mapping[str, Any] | None = None,
+    search: Mapping[str, Any] | None = None,
 ) -> str:
-    """The whole README.md. stages: {"recipe", "inputs"} of the earlier stages, by name."""
+    """The whole README.md. stages: {"recipe", "inputs"} of the earlier stages, by name. search: {"summary", ...}."""
     return "\n".join(
         [
             "---",
@@ -53,6 +54,7 @@ def card(
             "",
             *_figures(recipe, effective),
             "",
+            *([search["summary"], ""] if search else []),
             "The recipe, and the hash of every tensor, are in `expo.json`; `expo verify` checks them.",
             "",
             "```json",

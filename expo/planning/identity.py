@@ -53,6 +53,8 @@ def fingerprint(plan: Plan) -> str:
         "times": times,
         "sides": [plan.sides.tokenizer and plan.sides.tokenizer.describe(), plan.sides.chat_template],
         "jobs": xxhash.xxh3_128_hexdigest(repr(made_of).encode()),
+        # It decides no byte of a tensor, but the manifest's: one run must not publish another's evidence.
+        **({"search": plan.search} if plan.search else {}),
     }
     return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())
 
@@ -63,12 +65,15 @@ def description(plan: Plan) -> str:
     return f"{plan.recipe.title} of {labels}"
 
 
-def check_output(plan: Plan, sink: FolderSink) -> None:
-    """Everything about the output's place that can be known to fail; raises OutputError or DiskFull."""
+def check_output(plan: Plan, sink: FolderSink, *, key: str | None = None) -> None:
+    """Everything about the output's place that can be known to fail; raises OutputError or DiskFull.
+
+    key: the fingerprint that an unfinished folder must have, where it is not the plan's.
+    """
     roots = {role: _root(checkpoint) for role, checkpoint in plan.inputs.items()}
     for role, checkpoint in plan.inputs.items():
         roots |= {f"adapter {k} of {role}": a.folder for k, a in enumerate(checkpoint.source.adapters, 1)}
-    sink.check(roots, plan.n_bytes_written, fingerprint(plan))
+    sink.check(roots, plan.n_bytes_written, key or fingerprint(plan))
 
 
 def _root(checkpoint: Checkpoint) -> Path:

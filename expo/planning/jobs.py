@@ -103,6 +103,7 @@ class Plan:
     picked: tuple[PickedLayers, ...] = ()  # where the recipe picks layers
     uses: Mapping[str, str] = field(default_factory=dict)  # input -> the earlier stage that made it
     stages: Mapping[str, Any] = field(default_factory=dict)  # how the earlier stages were made, as manifests keep it
+    search: Mapping[str, Any] = field(default_factory=dict)  # how the parameters were chosen, as manifests keep it
 
     @property
     def donor(self) -> Checkpoint:

@@ -43,7 +43,9 @@ class Stream(Pieces):
     def part(self, pieces: list[list[Piece]], **options: Any) -> "Stream":
         """The same pass over some of its pieces, for a process of its own."""
         flat = [piece for batch in pieces for piece in batch]
-        return Stream(self.plan, self.sink, self.settings, pieces=flat, surveyed=self.surveyed, **options)
+        return Stream(
+            self.plan, self.sink, self.settings, pieces=flat, surveyed=self.surveyed, readers=self.readers, **options
+        )
 
     def result(self) -> int:
         """How many segments were kept; what was finished stands in the journal."""

@@ -2,7 +2,7 @@
 
 import itertools
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -25,6 +25,7 @@ class Pieces:
 
     pieces: (job, segment) pairs in the order of the output. stop: an event that others may set.
     ahead: how many segments further a worker's next one lies, so that the disk can begin with it.
+    readers: by role, where to read the inputs instead of their files.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Pieces:
         progress: Progress | None = None,
         stop: Any = None,
         ahead: int = 1,
+        readers: Mapping[str, Shards] | None = None,
     ):
         self.plan = plan
         self.settings = settings
@@ -46,6 +48,7 @@ class Pieces:
         self.lock = threading.Lock()
         self.stop = stop or threading.Event()
         self.ahead = ahead
+        self.readers = readers
         self.ended = threading.Semaphore(0)  # released by each thread at its end
         self.failures: list[tuple[int, int, BaseException]] = []
 
@@ -71,7 +74,9 @@ class Pieces:
         """Do every segment; raises the failure that comes first in the output's order."""
         with one_thread(), ExitStack() as stack:
             _keep_freed_memory()
-            readers = {role: stack.enter_context(Shards(c)) for role, c in self.plan.inputs.items()}
+            readers = self.readers or {role: Shards(c) for role, c in self.plan.inputs.items()}
+            for reader in readers.values():
+                stack.enter_context(reader)
             lanes = [Lane(self.plan, readers, self.settings, self.surveyed) for _ in range(threads)]
             workers = [threading.Thread(target=self._work, args=(lane,), daemon=True) for lane in lanes]
             for worker in workers:

@@ -88,25 +88,32 @@ def run(
     return report
 
 
+def write_side_files(plan: Plan, folder: Path) -> dict[str, str]:
+    """Config, tokenizer, chat template and whatever else lies beside the weights; name -> hash of what was written."""
+    source, recipe = plan.donor.source, plan.recipe
+    wanted = recipe.output_dtype()
+    hashes = copy_side_files(
+        source.side_files,
+        source.folder,
+        folder,
+        # No model is built in an 8-bit type: its config goes on naming the type to compute in.
+        dtype=wanted.torch_name if wanted and wanted.bits > 8 else None,
+        do_sample=recipe.arithmetic == "reference",
+        picked=plan.picked,
+    )
+    if plan.sides.tokenizer:
+        hashes = write_tokenizer(plan.sides.tokenizer, folder, hashes)
+    if plan.sides.chat_template is not None:
+        hashes = write_chat_template(plan.sides.chat_template, folder, hashes)
+    return hashes
+
+
 def _add_small_files(plan: Plan, sink: FolderSink, report: Report) -> None:
     """Index, side files, card and manifest: the manifest last, for it states the others."""
     donor, recipe = plan.donor, plan.recipe
     method = find_method(recipe.method)
-    wanted = recipe.output_dtype()
     with sink.full_disk_is_clear():
-        side_files = copy_side_files(
-            donor.source.side_files,
-            donor.source.folder,
-            sink.partial.files,
-            # No model is built in an 8-bit type: its config goes on naming the type to compute in.
-            dtype=wanted.torch_name if wanted and wanted.bits > 8 else None,
-            do_sample=recipe.arithmetic == "reference",
-            picked=plan.picked,
-        )
-        if plan.sides.tokenizer:
-            side_files = write_tokenizer(plan.sides.tokenizer, sink.partial.files, side_files)
-        if plan.sides.chat_template is not None:
-            side_files = write_chat_template(plan.sides.chat_template, sink.partial.files, side_files)
+        side_files = write_side_files(plan, sink.partial.files)
     # transformers would not know which to believe, a model.safetensors or an index beside it.
     if len(plan.shards) > 1 or (donor.source.index and plan.shards[0].name != "model.safetensors"):
         n_bytes = sum(job.n_bytes for job in plan.jobs)
@@ -118,7 +125,16 @@ def _add_small_files(plan: Plan, sink: FolderSink, report: Report) -> None:
     ]
     sink.add_file(
         "README.md",
-        card(method.name, method.formula, method.paper, recipe.record(), sources, report.effective(), plan.stages),
+        card(
+            method.name,
+            method.formula,
+            method.paper,
+            recipe.record(),
+            sources,
+            report.effective(),
+            plan.stages,
+            plan.search,
+        ),
     )
     content = manifest(
         recipe.record(),
@@ -129,6 +145,7 @@ def _add_small_files(plan: Plan, sink: FolderSink, report: Report) -> None:
         report.effective(),
         plan.left_out,
         plan.stages,
+        plan.search,
     )
     sink.add_file(NAME, as_text(content))
 

@@ -18,15 +18,31 @@ PIECE = 1 << 25  # logits at a time: 128 MiB of them in float32
 _PROBE_TOLERANCE = 1e-3
 
 
-def teach_tokens(model: Any) -> None:
+def teach_tokens(model: Any, piece: int | None = None) -> None:
     """Let `model(..., targets=ids)` return the log-probability of each target, 0 where it is -100.
 
     targets: (batch, length), the ids themselves where they are taught.
     The result is {"logps": (batch, length - 1)}: entry i belongs to the token i + 1. Other calls are as before.
     Where the head does more than project (a soft cap, a scale), a probe notices, and whole logits are used.
+    piece: logits that exist at a time; PIECE by default.
     """
     model.forward = types.MethodType(_forward, model)
+    model.logits_at_a_time = piece
     model.selective_head = _agrees(model)
+
+
+@contextmanager
+def teaching(model: Any, piece: int | None = None) -> Iterator[None]:
+    """teach_tokens for a while; the model's forward is as it was afterwards."""
+    names = ("forward", "logits_at_a_time", "selective_head")
+    before = {name: vars(model)[name] for name in names if name in vars(model)}
+    try:
+        teach_tokens(model, piece)
+        yield
+    finally:
+        for name in names:
+            vars(model).pop(name, None)
+        vars(model).update(before)
 
 
 def _forward(self, *args: Any, targets: Tensor | None = None, **inputs: Any) -> Any:
@@ -38,15 +54,15 @@ def _forward(self, *args: Any, targets: Tensor | None = None, **inputs: Any) -> 
     wanted = targets[:, 1:][taught]  # (tokens,)
     if self.selective_head:
         hidden = self.base_model(*args, **inputs).last_hidden_state[:, :-1][taught]  # (tokens, width)
-        found = _in_pieces(self.get_output_embeddings(), hidden, wanted)
+        found = _in_pieces(self.get_output_embeddings(), hidden, wanted, self.logits_at_a_time or PIECE)
     else:
         found = _chosen(whole(self, *args, **inputs).logits[:, :-1][taught], wanted)
     return {"logps": found.new_zeros(taught.shape).masked_scatter(taught, found)}
 
 
-def _in_pieces(head: Any, hidden: Tensor, wanted: Tensor) -> Tensor:
+def _in_pieces(head: Any, hidden: Tensor, wanted: Tensor, piece: int) -> Tensor:
     """log p of each wanted id; beyond one piece the logits are made again in the backward pass."""
-    n = max(1, PIECE // head.weight.shape[0])  # tokens at a time
+    n = max(1, piece // head.weight.shape[0])  # tokens at a time
     if len(hidden) <= n:
         return _projected(head, hidden, wanted)
     pieces = zip(hidden.split(n), wanted.split(n), strict=True)

@@ -47,6 +47,9 @@ _ASKING = [
         "50, top-p 0.9, both penalties 0.1, 2048 tokens, seed 42).",
     ),
     click.option("--max-tokens", type=int, default=512, show_default=True, help="The longest answer."),
+    click.option(
+        "--min-tokens", type=int, default=0, show_default=True, help="No end token before so many tokens are written."
+    ),
     click.option("--stop", multiple=True, metavar="TEXT", help="End an answer before this text. Repeatable."),
     click.option("--seed", type=int, default=0, show_default=True, help="Of the draws; each answer's own follows."),
     click.option(
@@ -86,7 +89,12 @@ _ASKING = [
         type=click.IntRange(min=1),
         help="Tokens of prompts and answers in memory at a time. Default: what the device has room for.",
     ),
-    click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1 or auto."),
+    click.option(
+        "--device",
+        default="auto",
+        show_default=True,
+        help="cpu, cuda, cuda:1 or auto; with --ensemble also one for each expert, with commas.",
+    ),
     click.option(
         "--dtype",
         help="Of the weights while they run. Default: float32 on the CPU, else the checkpoint's own. With 16 bits some "
@@ -94,6 +102,14 @@ _ASKING = [
     ),
     click.option("--trust-remote-code", is_flag=True, help="Run code that comes with the model."),
 ]
+
+
+ENSEMBLE = click.option(
+    "--ensemble",
+    type=click.Path(dir_okay=False),
+    metavar="EXPERTS.JSON",
+    help="Models that answer as one instead of MODEL: at each token their probabilities are added, by weight.",
+)
 
 
 def asking(command: Callable) -> Callable:
@@ -114,7 +130,7 @@ def sampling_of(options: dict[str, Any]):
     if temperature is None:
         temperature = 0.0 if greedy or samples == 1 else 1.0
     options["template"] = options["template"].replace("\\n", "\n")
-    names = ("top_p", "top_k", "max_tokens", "stop", "seed", "presence_penalty", "frequency_penalty")
+    names = ("top_p", "top_k", "max_tokens", "min_tokens", "stop", "seed", "presence_penalty", "frequency_penalty")
     return Sampling(samples=samples, temperature=temperature, **{name: options.pop(name) for name in names})
 
 
@@ -126,6 +142,19 @@ def _fill_in(options: dict[str, Any], preset: str | None) -> None:
             name == "temperature" and options["greedy"]
         ):
             options[name] = value
+
+
+def model_of(model: str | None, ensemble: str | None, endpoint: str | None) -> str | None:
+    """Who is asked: MODEL or the file of an ensemble, never both."""
+    if ensemble is None:
+        return model
+    if model is not None:
+        raise click.UsageError("--model and --ensemble exclude each other.")
+    if endpoint:
+        raise click.UsageError("--ensemble mixes probabilities, which a server does not tell; leave out --endpoint.")
+    if not ensemble.endswith(".json"):
+        raise click.UsageError(f"--ensemble takes a .json file that lists experts, not {ensemble!r}.")
+    return ensemble
 
 
 def silence_transformers() -> None:

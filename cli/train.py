@@ -153,8 +153,9 @@ def sft(**options: Any) -> None:
     """Teach completions: the loss is on their tokens only, weighted where a row has `weights`.
 
     Rows: prompt/completion, messages (the last one, by the assistant, is taught), content/output, or
-    instruction[/input]/output. `weights` has one entry a token of the completion, or one more for the end token; one
-    number weighs the whole row.
+    instruction[/input]/output. `weights` has one entry for each token of the completion, its end token included; left
+    out, that one gets the others' mean. One number weighs the whole row. The loss is the sum of weight times
+    cross-entropy over the sum of weights of a step.
     """
     _train("sft", SftSettings, options)
 

@@ -35,6 +35,17 @@ class LocalModel:
         return self._load().eval()
 
     @property
+    def models(self) -> list[Any]:
+        """The only one; an ensemble has several (expo.generate.members)."""
+        return [self.model]
+
+    def join(self, *, logs: bool) -> Callable:
+        """What makes one distribution of the models' logits."""
+        from expo.generate.decode import alone
+
+        return alone
+
+    @property
     def context(self) -> int | None:
         """Tokens that fit into the model's window, None where its config does not say."""
         found = getattr(self.config.get_text_config(), "max_position_embeddings", None)
@@ -45,6 +56,9 @@ class LocalModel:
         """The tokens that end an answer."""
         named = [getattr(self.model.generation_config, "eos_token_id", None), self.tokenizer.eos_token_id]
         return {token for one in named if one is not None for token in (one if isinstance(one, list) else [one])}
+
+    def check_chat(self) -> None:
+        """Nothing to compare; members of an ensemble must agree on their template."""
 
     def encode(self, question: Question, demos: Sequence[Demo]) -> list[int]:
         """The tokens of a question's whole prompt."""

@@ -6,6 +6,9 @@ from typing import Any
 from expo.errors import BadSetting, ExpoError
 
 
+_LATER = ("presence_penalty", "frequency_penalty", "min_tokens")  # newer than the first files of answers
+
+
 class BadSampling(ExpoError):
     """A number that no sampler can work with."""
 
@@ -16,7 +19,8 @@ class Sampling:
 
     samples: answers to each question, numbered from 0.
     temperature: 0 is greedy. top_p, top_k: the nucleus, and how many tokens it may hold (0: any number).
-    max_tokens: the longest answer. stop: texts at which an answer ends; they are not part of it.
+    max_tokens: the longest answer. min_tokens: no end token is written before so many others; a stop text may be.
+    stop: texts at which an answer ends; they are not part of it.
     seed: with the question's id and the sample's number it decides every draw; nothing else does.
     presence_penalty, frequency_penalty: taken from the logit of a token that the answer holds already, once, and for
     each time that it does; see expo.generate.penalties.
@@ -31,6 +35,7 @@ class Sampling:
     seed: int = 0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    min_tokens: int = 0
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
@@ -43,6 +48,8 @@ class Sampling:
         for name in ("presence_penalty", "frequency_penalty"):
             self._check(name, -2 <= getattr(self, name) <= 2, "between -2 and 2")
         self._check("max_tokens", self.max_tokens >= 1, "at least 1")
+        room = f"from 0 to max_tokens ({self.max_tokens:,})"
+        self._check("min_tokens", 0 <= self.min_tokens <= self.max_tokens, room)
         self._check("stop", all(isinstance(text, str) and text for text in self.stop), "texts that are not empty")
         if self.greedy and self.samples > 1:
             raise BadSampling(
@@ -55,9 +62,9 @@ class Sampling:
         return self.temperature == 0
 
     def record(self) -> dict[str, Any]:
-        """The settings as JSON values; no penalty of 0, so that files of answers from before there were any go on."""
+        """The settings as JSON values; none that an option of today leaves at 0, so that files from before it go on."""
         found = {**asdict(self), "stop": list(self.stop)}
-        return {name: value for name, value in found.items() if value or not name.endswith("_penalty")}
+        return {name: value for name, value in found.items() if value or name not in _LATER}
 
     @property
     def penalised(self) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from expo.cli.options import JSON
+from expo.cli.w2s_ensemble import boost, ensemble, label
 from expo.cli.w2s_files import BESIDE, keep, output_file, output_folder, tell
 from expo.cli.w2s_run import named, reasoning
 
@@ -43,7 +44,8 @@ def w2s() -> None:
     """Weak-to-strong learning: whole pipelines, and their steps on files of any origin."""
 
 
-w2s.add_command(reasoning)
+for _command in (reasoning, ensemble, boost, label):
+    w2s.add_command(_command)
 
 
 @w2s.command(short_help="Keep the questions on which weak and strong model agree.")

@@ -63,7 +63,7 @@ def teacher_forced(
     weights = [weight for _, weight in local.asked] if hasattr(local, "asked") else [1.0]
     found: list[Any] = [None] * len(answers)
     done = 0
-    for places in _batches([len(answer.ids) for answer in answers], batch_tokens):
+    for places in by_length([len(answer.ids) for answer in answers], batch_tokens):
         batch = [answers[place] for place in places]
         for place, one in zip(places, _forced(readers, weights, batch, filler_of(local.tokenizer)), strict=True):
             found[place] = one
@@ -143,7 +143,7 @@ def _logp(logits: Tensor, wanted: Tensor) -> Tensor:
     return wide.gather(-1, wanted[:, None])[:, 0] - wide.logsumexp(-1)
 
 
-def _batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+def by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
     """Places of rows of like length, the longest first; one row always fits."""
     batch: list[int] = []
     for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):

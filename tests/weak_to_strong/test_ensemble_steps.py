@@ -1,0 +1,146 @@
+"""expo w2s boost and label as a user types them, and the mistakes that they name."""
+
+import json
+
+import pytest
+from engine import command
+from taught import save_model
+from w2s_files import read, write
+
+from expo import toy
+
+SOLVED = [{"id": n, **example._asdict()} for n, example in enumerate(toy.draw(3, 40, "train", 0))]
+JUDGED = [{"id": row["id"], "text": row["prompt"], "label": int(row["completion"][-1] >= "5")} for row in SOLVED]
+TRAIN = {"max_steps": 30, "learning_rate": 5e-3, "precision": "float32", "save_every": 0}
+SETS = {
+    **{f"expert.{name}": value for name, value in TRAIN.items()},
+    "space": False,
+    "answering.max_tokens": 6,
+    "extraction": "whole",
+}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A tiny weak model, and files of easy questions in both forms."""
+    home = tmp_path_factory.mktemp("home")
+    save_model(home / "weak", seed=1)
+    for name, rows in (("solved", SOLVED), ("judged", JUDGED)):
+        write(home / f"{name}.jsonl", rows[:30])
+        write(home / f"{name}-validation.jsonl", rows[30:])
+    return home
+
+
+def boost(home, kind, name, out, *more):
+    sets = [word for key, value in SETS.items() for word in ("--set", f"{key}={json.dumps(value)}")]
+    files = ["--data", home / f"{name}.jsonl", "--validation", home / f"{name}-validation.jsonl"]
+    return ["w2s", "boost", "--kind", kind, "--model", home / "weak", *files, "-o", out, "--rounds", 2, *sets, *more]
+
+
+def test_classes_are_boosted_and_labelled_softly(home, capsys):
+    out = home / "judges"
+    code, stdout, stderr = command(capsys, *boost(home, "classification", "judged", out, "--prior", 0.9, "--json"))
+    assert code == 0, stderr
+    assert json.loads(stdout)["chosen round"] in (0, 1) and "on its own: validation" in stderr
+    listed = json.loads((out / "experts.json").read_text())
+    assert listed["kind"] == "classification" and (out / listed["experts"][0]["model"] / "config.json").exists()
+    hard = write(home / "hard.jsonl", ({"id": row["id"], "text": row["text"]} for row in JUDGED))
+    asked = ["w2s", "label", "--ensemble", out / "experts.json", "--data", hard, "-o", home / "soft.jsonl"]
+    code, _, stderr = command(capsys, *asked, "--dry-run")
+    assert code == 0 and not (home / "soft.jsonl").exists()
+    code, stdout, stderr = command(capsys, *asked, "--json")
+    assert code == 0, stderr
+    rows = read(home / "soft.jsonl")
+    assert json.loads(stdout)["rows"] == len(rows) == 40 and all(abs(sum(row["label"]) - 1) < 1e-9 for row in rows)
+    code, _, stderr = command(capsys, *asked)
+    assert code == 1 and "--overwrite" in stderr
+    from expo.train.rows import labelled, read_rows
+
+    assert len(labelled(read_rows(home / "soft.jsonl")).rows) == 40  # what expo train classify reads
+
+
+def test_answers_are_boosted_and_generate_reads_the_same_experts(home, capsys):
+    out = home / "writers"
+    code, stdout, stderr = command(capsys, *boost(home, "generation", "solved", out, "--prior", "samme", "--quiet"))
+    assert code == 0, stderr
+    assert stdout == "" == stderr
+    hard = write(home / "asked.jsonl", ({"id": row["id"], "prompt": row["prompt"]} for row in SOLVED[:8]))
+    asked = ["--ensemble", out / "experts.json", "--data", hard, "--max-tokens", 6]
+    assert command(capsys, "w2s", "label", *asked, "-o", home / "labels.jsonl")[0] == 0
+    assert command(capsys, "generate", *asked, "-o", home / "answers.jsonl")[0] == 0
+    labels, answers = read(home / "labels.jsonl"), read(home / "answers.jsonl")
+    assert [row["completion"] for row in labels] == [row["response"].strip() for row in answers]
+    assert set(labels[0]) == {"id", "prompt", "completion"}
+
+
+def listed(path, *experts, kind="generation", **more):
+    found = [{"model": str(model), "weight": weight} for model, weight in experts]
+    path.write_text(json.dumps({"kind": kind, "experts": found, **more}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("weights", "problem"),
+    [((0, 0), "all weights are 0"), ((1, "NaN"), "not a number"), ((1, -1), "finite and at least 0")],
+)
+def test_weights_that_make_no_ensemble_are_refused(home, capsys, tmp_path, weights, problem):
+    file = listed(tmp_path / "experts.json", *((home / "weak", weight) for weight in weights))
+    asked = ["--ensemble", file, "--data", home / "solved.jsonl", "-o", tmp_path / "out.jsonl"]
+    code, _, stderr = command(capsys, "w2s", "label", *asked)
+    assert code == 1 and problem in stderr and not (tmp_path / "out.jsonl").exists()
+
+
+def test_experts_of_different_tokenizers_are_refused(home, capsys, tmp_path):
+    save_model(tmp_path / "other")
+    table = json.loads((tmp_path / "other/tokenizer.json").read_text())
+    vocabulary = table["model"]["vocab"]
+    vocabulary["1"], vocabulary["2"] = vocabulary["2"], vocabulary["1"]
+    (tmp_path / "other/tokenizer.json").write_text(json.dumps(table))
+    file = listed(tmp_path / "experts.json", (home / "weak", 1), (tmp_path / "other", 1))
+    asked = ["--ensemble", file, "--data", home / "solved.jsonl", "-o", tmp_path / "out.jsonl", "--dry-run"]
+    code, _, stderr = command(capsys, "w2s", "label", *asked)
+    assert code == 1 and "different tokenizers" in stderr
+
+
+@pytest.mark.parametrize(
+    ("more", "problem"),
+    [({}, "score.weight is missing"), ({"labels": ["a", "b", "c"]}, "missing")],
+)
+def test_a_model_that_is_no_classifier_is_refused(home, capsys, tmp_path, more, problem):
+    file = listed(tmp_path / "experts.json", (home / "weak", 1), kind="classification", **more)
+    asked = ["--ensemble", file, "--data", home / "judged.jsonl", "-o", tmp_path / "out.jsonl"]
+    code, _, stderr = command(capsys, "w2s", "label", *asked)
+    assert code == 1 and problem in stderr
+
+
+@pytest.mark.parametrize(
+    ("rows", "problem"),
+    [
+        ([{"id": 1, "text": "t", "label": 1}, {"id": 2, "text": "u", "label": 1}], "rows are of one class"),
+        ([{"id": 1, "text": "t", "label": "perhaps"}], "the label 'perhaps' is none of the classes (0, 1)"),
+        ([], "there are no rows in it"),
+    ],
+)
+def test_easy_questions_that_teach_nothing_are_refused(home, capsys, tmp_path, rows, problem):
+    write(tmp_path / "easy.jsonl", rows)
+    asked = boost(home, "classification", "judged", tmp_path / "out")
+    asked[asked.index("--data") + 1] = tmp_path / "easy.jsonl"
+    code, _, stderr = command(capsys, *asked)
+    assert code == 1 and problem in stderr
+
+
+@pytest.mark.parametrize(
+    ("more", "problem"),
+    [
+        (["--prior", "binray"], "Did you mean 'binary'?"),
+        (["--prior", "1.5"], "1.5 is no error; it must lie between 0 and 1"),
+        (["--labels", "a"], "at least two different classes"),
+        (["--labels", "a,b,c", "--prior", "binary"], "binary` is for two classes; there are 3"),
+        (["--prior", "pretrained"], "needs a model that answers before it is trained"),
+        (["--set", "expert.learning_rat=1"], "Did you mean 'learning_rate'?"),
+        (["--set", "extraction=regexp"], "regexp"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_before_anything_runs(home, capsys, tmp_path, more, problem):
+    code, _, stderr = command(capsys, *boost(home, "classification", "judged", tmp_path / "out", *more))
+    assert code == 1 and problem in stderr and not (tmp_path / "out").exists()

@@ -5,7 +5,6 @@ from typing import Any
 
 from expo.errors import BadSetting, ExpoError
 
-
 _LATER = ("presence_penalty", "frequency_penalty", "min_tokens")  # newer than the first files of answers
 
 

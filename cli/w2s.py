@@ -10,6 +10,7 @@ import click
 from expo.cli.options import JSON
 from expo.cli.w2s_files import BESIDE, keep, output_file, output_folder, tell
 from expo.cli.w2s_run import named, reasoning
+from expo.cli.w2s_supervision import supervision
 
 FILE = click.Path(path_type=Path)
 SHARE = click.FloatRange(0, 1)
@@ -44,6 +45,7 @@ def w2s() -> None:
 
 
 w2s.add_command(reasoning)
+w2s.add_command(supervision)
 
 
 @w2s.command(short_help="Keep the questions on which weak and strong model agree.")

@@ -8,8 +8,10 @@ from typing import Any
 import click
 
 from expo.cli.options import JSON
+from expo.cli.w2s_ask import decompose, judge
 from expo.cli.w2s_files import BESIDE, keep, output_file, output_folder, tell
 from expo.cli.w2s_run import named, reasoning
+from expo.cli.w2s_sets import corrupt, mix
 from expo.cli.w2s_supervision import supervision
 
 FILE = click.Path(path_type=Path)
@@ -45,7 +47,8 @@ def w2s() -> None:
 
 
 w2s.add_command(reasoning)
-w2s.add_command(supervision)
+for _command in (supervision, decompose, judge, corrupt, mix):
+    w2s.add_command(_command)
 
 
 @w2s.command(short_help="Keep the questions on which weak and strong model agree.")

@@ -17,7 +17,7 @@ from expo.weak_to_strong.supervision.errors import TeacherFailed
 from expo.weak_to_strong.supervision.lengths import PUBLISHED_RULE, UNPRICED, Count, LengthRule, Prices
 from expo.weak_to_strong.supervision.prompts import Found, ask_decompose, read_decompose
 from expo.weak_to_strong.supervision.records import Task, open_tasks
-from expo.weak_to_strong.supervision.teacher import Teacher, ask
+from expo.weak_to_strong.supervision.teacher import Teacher, ask, planned
 
 FREE = 0  # the teacher chooses between 2 and 3
 
@@ -32,11 +32,13 @@ def decompose(
     teacher: Teacher | None = None,
     prices: Prices = UNPRICED,
     work: str | Path | None = None,
+    dry_run: bool = False,
 ) -> dict[str, Any]:
     """Write the subtasks of every task that the length rule keeps; the report.
 
     count: tokens of a solution. parts: 2 or 3 for all, FREE for the teacher's choice, None by the length rule, which
     drops tasks in any case. teacher: None cuts running sums by their own rule. work: folder of the teacher's answers.
+    dry_run: say what would be asked; ask and write nothing.
     Raises RowError, TeacherFailed.
     """
     rows = open_tasks(tasks)
@@ -50,6 +52,9 @@ def decompose(
     }
     if not kept:
         raise RowError(tasks, f"no solution has {rule.short + 1:,} to {rule.three:,} tokens, so no task is left.")
+    if dry_run and teacher:
+        requests = {key: ask_decompose(rows[key], number or None) for key, number in kept.items()}
+        return told | {"teacher": teacher.record(), "would ask": planned(requests, count, prices)}
     if teacher is None:
         found = by_rule(rows, kept)
     else:

@@ -54,11 +54,13 @@ def judge(
     count: Count | None = None,
     prices: Prices = UNPRICED,
     work: str | Path | None = None,
+    dry_run: bool = False,
 ) -> dict[str, Any]:
     """Write every sample with its verdicts; the report with both error rates.
 
     samples: files of {id, sample, response, teacher?}, or teacher -> file. tasks: files of tasks and subtasks, which
     give references. steps: none, running-sum, or model with `teacher` as the judge. Empty samples are left out.
+    dry_run: judge outcomes, say what a judge of steps would be asked; ask and write nothing.
     Raises RowError, Stranger, TeacherFailed, JudgeUnsteady.
     """
     files = samples if isinstance(samples, Mapping) else {str(number): path for number, path in enumerate(samples)}
@@ -79,8 +81,10 @@ def judge(
     if steps == embedded.RULE:
         found = [one._replace(steps=_by_rule(one)) for one in found]
     elif steps != NO_STEPS:
-        found, told = by_model(found, known, teacher, votes, split, Path(work or f"{output}.work"), count, prices)
-    write_rows(output, (one.row() for one in found))
+        place = None if dry_run else Path(work or f"{output}.work")
+        found, told = by_model(found, known, teacher, votes, split, place, count, prices)
+    if not dry_run:
+        write_rows(output, (one.row() for one in found))
     return {
         "inputs": {str(path): hash_of(path) for path in (*files.values(), *tasks)},
         "samples": len(found),

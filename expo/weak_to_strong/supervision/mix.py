@@ -20,6 +20,7 @@ Measure = Callable[[Judged], int]
 Equal = Literal["none", "counts", "tokens"]
 To = Literal["least", "most"]
 Parts = Mapping[str, Sequence[Judged]]  # hard, subtask, paraphrase -> rows
+_TRIED = 16  # numbers of rows around the expected one, of which the one nearest to a wanted sum is taken
 
 
 def parts_of(kind: str) -> tuple[str, ...]:
@@ -73,20 +74,30 @@ def assemble(kind: str, parts: Parts, *, size: int | None, measure: Measure, see
 
 
 def filled(rows: Sequence[Judged], size: int, measure: Measure, seed: int) -> list[Judged]:
-    """Rows in the order of a hash, over and over, as many as bring their sum nearest to `size`; in their own order."""
-    order = sorted(range(len(rows)), key=lambda number: text_hash(str(seed), str(rows[number].key), "mix"))
-    taken: list[int] = []
-    total = 0
-    while order:
-        for number in order:
-            more = measure(rows[number])
-            if total + more > size and total + more - size >= size - total:
-                return [rows[one] for one in sorted(taken)]
-            taken.append(number)
-            total += more
-        if total == 0:
-            break
-    return []
+    """Rows that sum to about `size`, in their order: whole copies first, then an even share of every kind of row.
+
+    The share is taken at equal distances from the rows sorted by outcome and by wrong steps, and by a hash where these
+    are equal, so that a part of a set has the whole one's rates within one sample.
+    """
+    whole = sum(map(measure, rows))
+    if not whole:
+        return []
+    copies, rest = divmod(size, whole)
+    order = sorted(range(len(rows)), key=lambda number: _place(rows[number], seed))
+    guess = round(rest * len(rows) / whole)
+    near = range(max(0, guess - _TRIED), min(len(rows), guess + _TRIED) + 1)
+    shares = {count: _evenly(order, count) for count in near}
+    best = min(near, key=lambda count: (abs(sum(measure(rows[n]) for n in shares[count]) - rest), count))
+    return list(rows) * copies + [rows[number] for number in sorted(shares[best])]
+
+
+def _place(one: Judged, seed: int) -> tuple:
+    return (one.result, one.n_errors / max(1, one.n_steps), text_hash(str(seed), str(one.key), "mix"))
+
+
+def _evenly(order: Sequence[int], count: int) -> list[int]:
+    """`count` of them at equal distances."""
+    return [order[(2 * number + 1) * len(order) // (2 * count)] for number in range(count)]
 
 
 def mix(

@@ -114,7 +114,7 @@ class Mixed(Part):
 
 
 class Grid(Part):
-    """Which cells there are; rates are of outcome errors. size: rows or tokens of each set; default: twice the tasks."""
+    """Which cells there are; rates are of outcome errors. size: rows or tokens of a set; default: twice the tasks."""
 
     hard: Rates = (0.0, 0.5, 1.0)
     subtask: Rates = (0.0, 0.5, 1.0)

@@ -36,6 +36,7 @@ class Teacher:
     most_failed: float = 0.2
     concurrency: int = 8
     device: str = "auto"
+    progress: Callable[[int, int, int], object] = lambda done, total, tokens: None
 
     def __post_init__(self) -> None:
         if self.attempts < 1:
@@ -108,6 +109,13 @@ def ask(
     return asked
 
 
+def planned(requests: Mapping[Any, str], count: Count | None, prices: Prices) -> dict[str, Any]:
+    """What one round would ask, without asking: requests, their tokens, and what these cost."""
+    n_prompt = sum(map(count, requests.values())) if count else None
+    cost = prices.of(n_prompt, 0) if n_prompt is not None else None
+    return {"requests": len(requests), "prompt tokens": n_prompt, "cost of prompts": cost}
+
+
 def _identity(teacher: Teacher, requests: Mapping[Any, str]) -> str:
     """A name for these requests to this teacher."""
     who = {name: value for name, value in teacher.record().items() if name != "attempts"}
@@ -137,6 +145,7 @@ def _round(teacher: Teacher, model: Any, left: Mapping[Any, str], path: Path, sa
         chat=chat,
         long_prompts="skip",
         concurrency=teacher.concurrency,
+        progress=teacher.progress,
     )
     return read_answers(path)
 

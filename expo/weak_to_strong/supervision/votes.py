@@ -12,7 +12,7 @@ from expo.weak_to_strong.supervision.errors import JudgeUnsteady
 from expo.weak_to_strong.supervision.lengths import Count, Prices
 from expo.weak_to_strong.supervision.prompts import ask_judge, read_judge
 from expo.weak_to_strong.supervision.records import Judged, Task
-from expo.weak_to_strong.supervision.teacher import Teacher, ask
+from expo.weak_to_strong.supervision.teacher import Teacher, ask, planned
 
 Split = Literal["lines", "sentences"]
 SPLITS = ("lines", "sentences")
@@ -49,11 +49,14 @@ def by_model(
     teacher: Teacher | None,
     votes: Votes,
     split: Split,
-    work: Path,
+    work: Path | None,
     count: Count | None,
     prices: Prices,
 ) -> tuple[list[Judged], dict[str, Any]]:
-    """The samples with the verdicts of a model on their steps, and facts. Raises TeacherFailed, JudgeUnsteady."""
+    """The samples with the verdicts of a model on their steps, and facts. work: None asks nothing.
+
+    Raises TeacherFailed, JudgeUnsteady.
+    """
     if teacher is None:
         raise BadSetting("steps", "model", ["a judge: --judge MODEL"])
     if votes.number > 1 and teacher.temperature == 0:
@@ -65,6 +68,9 @@ def by_model(
         if steps
         for vote in range(votes.number)
     }
+
+    if work is None:
+        return list(samples), {"judge": teacher.record(), "would ask": planned(requests, count, prices)}
 
     def read(key: str, text: str) -> Verdicts:
         return read_judge(text, len(pieces[int(key.partition("/")[0])]))

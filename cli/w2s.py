@@ -152,7 +152,7 @@ def pairs(
 
 
 @w2s.command(short_help="Write the questions of a data set as the pipelines read them.")
-@click.argument("name", type=click.Choice(["gsm8k", "math", "olympicarena"]))
+@click.argument("name", type=click.Choice(["gsm8k", "math", "olympicarena", "easy-math"]))
 @click.option(
     "--raw", type=FILE, help="Folder with the authors' train_1, train_2 and test (.jsonl), instead of the Hub."
 )
@@ -161,16 +161,18 @@ def pairs(
 @DRY_RUN
 @JSON
 def data(name, raw, output, overwrite, dry_run, as_json) -> None:
-    """Write train_1, train_2 and test (.jsonl: id, prompt, completion, gold) of NAME into the folder OUTPUT."""
-    from expo.weak_to_strong.questions import DATA_SETS
+    """Write train_1, train_2 and test (.jsonl: id, prompt, completion, gold) of NAME into the folder OUTPUT.
 
-    if raw and name == "olympicarena":
-        raise click.UsageError(
-            "olympicarena is read from the Hub only: its raw files are not in the authors' repository."
-        )
+    easy-math is the first stage of `expo w2s supervision released`: train alone.
+    """
+    from expo.weak_to_strong.questions import DATA_SETS
+    from expo.weak_to_strong.supervision.easy import easy_math
+
+    if raw and name in ("olympicarena", "easy-math"):
+        raise click.UsageError(f"{name} is read from the Hub only: its raw files are not in the authors' repository.")
     inputs = [raw, *raw.glob("*.jsonl")] if raw else []  # its files may be links into OUTPUT
     with output_folder(output, overwrite, dry_run, inputs) as folder:
-        report = DATA_SETS[name](folder, raw=raw)
+        report = (DATA_SETS | {"easy-math": easy_math})[name](folder, raw=raw)
         keep(report, folder / "report.json")
     tell(report, as_json)
 

@@ -15,7 +15,7 @@ from expo.errors import OutputError
 from expo.rows import check_inputs
 
 BESIDE = ".report.json"  # appended to the name of the file that a report is about
-_NAMES = ("weak", "icl", "hybrid", "train_1", "train_2", "test", "report")
+_NAMES = ("weak", "icl", "hybrid", "train", "train_1", "train_2", "test", "report")
 _OURS = {f"{name}{suffix}" for name in _NAMES for suffix in (".json", ".jsonl")}
 
 

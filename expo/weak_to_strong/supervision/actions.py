@@ -11,7 +11,7 @@ from expo.weak_to_strong.keyed import read_json, write_rows, write_text
 from expo.weak_to_strong.provenance import pick
 from expo.weak_to_strong.supervision import embedded, released
 from expo.weak_to_strong.supervision.cells import WEAKER, Cell, set_name
-from expo.weak_to_strong.supervision.corrupt import corrupt, wrong_count
+from expo.weak_to_strong.supervision.corrupt import corrupt, paired, wrong_count
 from expo.weak_to_strong.supervision.decompose import decompose
 from expo.weak_to_strong.supervision.judge import Outcome, judge
 from expo.weak_to_strong.supervision.lengths import LengthRule, Prices, counter
@@ -173,6 +173,8 @@ def sets_stage(run: SupervisionFile, cells: Sequence[Cell], folder: Path, inputs
     own = {part: [one for one in rows if one.teacher == main] for part, rows in judged.items()}
     if not own["hard"]:
         raise StageError(f"grid.teacher: no sample is by {main!r}.")
+    if grid.only_pairs:
+        _keep_pairs(judged, own)
     told = {}
     for part, outcome, steps in dict.fromkeys(_needed(cells)):
         how = {"steps": steps, "seed": run.seed, "only_pairs": grid.only_pairs}
@@ -187,6 +189,14 @@ def sets_stage(run: SupervisionFile, cells: Sequence[Cell], folder: Path, inputs
     manifest = {"seed": run.seed, "teacher": main, "sets": told, "note": NOTE}
     write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
     return manifest
+
+
+def _keep_pairs(judged: dict[str, list[Judged]], own: dict[str, list[Judged]]) -> None:
+    """Keep the tasks of which the main teacher has a correct and an incorrect sample, and their subtasks, everywhere."""
+    kept = paired(own["hard"])
+    for held in (judged, own):
+        for part, rows in held.items():
+            held[part] = [one for one in rows if (one.id if part == "hard" else one.task) in kept]
 
 
 def _needed(cells: Sequence[Cell]) -> list[tuple[str, float, float | None]]:

@@ -25,9 +25,8 @@ def corrupt(
     published pairs do. Raises BadRate, NotEnoughSamples.
     """
     check_rate("outcome error rate", outcome)
-    sides = {key: _sides(held) for key, held in grouped(samples).items()}
-    if only_pairs:
-        sides = {key: both for key, both in sides.items() if all(both)}
+    kept = paired(samples) if only_pairs else None
+    sides = {key: _sides(held) for key, held in grouped(samples).items() if kept is None or key in kept}
     if not sides:
         raise NotEnoughSamples("no task has both a correct and an incorrect sample." if samples else "no samples.")
     wrong = _wrong_ids(sides, outcome, seed)
@@ -35,6 +34,11 @@ def corrupt(
     if steps is None:
         return [pick(held, 1, seed, key, "sample")[0] for key, held in candidates.items()]
     return _at_step_rate(candidates, steps, seed)
+
+
+def paired(samples: Sequence[Judged]) -> set[Any]:
+    """The ids that have both a correct and an incorrect sample."""
+    return {key for key, held in grouped(samples).items() if all(_sides(held))}
 
 
 def check_rate(name: str, rate: float) -> None:

@@ -21,11 +21,11 @@ MINI = {
     "lengths": {"short": 2, "two": 4, "three": 7},
     "sft.max_steps": 1,
     "grid": {
-        "hard": [0.5], "subtask": [0], "mixed": {"hard": [0.5], "subtask": [0]}, "paraphrase": [0.5],
+        "hard": [0.5], "subtask": [], "mixed": {"hard": [0.5], "subtask": [0]}, "paraphrase": [0.5],
         "steps": {"outcome": 0.9, "rates": [0.5]}, "equal": "counts",
     },
 }  # fmt: skip
-CELLS = ["hard-0.5", "subtask-0", "hard-0.5+subtask-0", "hard-0.5+paraphrase", "hard-0.9-steps-0.5"]
+CELLS = ["hard-0.5", "hard-0.5+subtask-0", "hard-0.5+paraphrase", "hard-0.9-steps-0.5"]
 
 
 def arguments(**changes):
@@ -145,6 +145,45 @@ def test_a_study_on_files_takes_judged_samples_as_they_are(finished, tmp_path, c
     words = ["w2s", "supervision", file, "-o", tmp_path / "out", "--set", f"data.subtask_samples={{a: {strange}}}"]
     code, _, stderr = command(capsys, *words)
     assert code == 1 and "belong to no task that is given" in stderr and (tmp_path / "out/report").is_dir()
+
+
+def test_what_data_does_not_hold_a_teacher_makes(tmp_path):
+    """Tasks alone: the stages before the sets, with a stand-in that decomposes, samples and judges steps."""
+    from stand_in import chat, served
+
+    from expo.weak_to_strong.stages import run_stages
+    from expo.weak_to_strong.supervision.grid import build
+    from expo.weak_to_strong.supervision.runfile import SupervisionFile
+
+    prompt = "Question: Task {}?\nAnswer:"
+    rows = [{"id": k, "prompt": prompt.format(k), "completion": "a b c", "gold": "1"} for k in range(4)]
+    tasks = write(tmp_path / "tasks.jsonl", rows)
+    form = "[SUBTASK {0}]\nPROBLEM: Part {0} of it?\nSOLUTION: It is 1.\nANSWER: 1\n"
+
+    def reply(route, body, number):
+        text = body["messages"][0]["content"]
+        if "Steps to judge" in text:
+            return 200, {}, chat("STEP 1: RIGHT")
+        if "SUBTASK" in text:
+            return 200, {}, chat(form.format(1) + form.format(2) + "[END]")
+        return 200, {}, chat(*(f"The answer is: {k % 2}" for k in range(body.get("n", 1))))
+
+    with served(reply) as server:
+        run = SupervisionFile(
+            name="x", seeds=(1,), base="b", data={"tasks": str(tasks)}, tests={"t": str(tasks)},
+            teacher={"model": "t", "endpoint": server.url, "samples": 4}, lengths={"tokenizer": "words", "short": 1},
+            grid={"hard": [0.5], "subtask": [0.5], "steps": {"outcome": 0.5, "rates": [0]}},
+        )  # fmt: skip
+        before = [one for one in build(run) if one.name.startswith("shared/") or one.name == "seed-1/sets"]
+        run_stages(before, tmp_path / "out", say=lambda text: None)
+    assert [stage.name for stage in before] == [
+        "shared/sample_hard", "shared/judge_hard", "shared/decompose", "shared/sample_subtask", "shared/judge_subtask",
+        "seed-1/sets",
+    ]  # fmt: skip
+    manifest = json.loads((tmp_path / "out/seed-1/sets/manifest.json").read_text())
+    assert {name: told["wrong"] for name, told in manifest["sets"].items()} == {
+        "hard-0.5": 2, "hard-0.5-steps-0": 2, "subtask-0.5": 4,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from expo.weak_to_strong.supervision.mix import BOTH, HARD, PARAPHRASE, SUBTASK,
 from expo.weak_to_strong.supervision.rates import NOTE, rates
 from expo.weak_to_strong.supervision.records import Judged, belong, grouped, open_judged, open_tasks
 from expo.weak_to_strong.supervision.runfile import SupervisionFile, TeacherSettings
-from expo.weak_to_strong.supervision.teacher import Teacher
+from expo.weak_to_strong.supervision.teacher import Teacher, opened
 from expo.weak_to_strong.supervision.votes import Votes
 
 __all__ = ["label_stage", "sft_stage"]  # students learn and answer by the pipelines' own stages
@@ -125,10 +125,9 @@ def sample_stage(run: SupervisionFile, folder: Path, inputs: Inputs) -> Facts:
         samples=told.samples, temperature=told.temperature, max_tokens=told.max_tokens, seed=run.seeds[0]
     )
     asked = [{"id": task.id, "prompt": task.prompt} for task in open_tasks(inputs["tasks"])]
-    report = generate(
-        told.model, asked, folder / "samples.jsonl", sampling=sampling, endpoint=told.endpoint,
-        chat=bool(told.endpoint) or None, long_prompts="skip", device=run.device,
-    )  # fmt: skip
+    model, chat = opened(teacher_of(run))
+    how = {"endpoint": told.endpoint, "chat": chat, "long_prompts": "skip", "device": run.device}
+    report = generate(model, asked, folder / "samples.jsonl", sampling=sampling, **how)
     return {"answers": report.n_answers, "finishes": report.finishes, "warnings": report.warnings}
 
 
@@ -192,7 +191,7 @@ def sets_stage(run: SupervisionFile, cells: Sequence[Cell], folder: Path, inputs
 
 
 def _keep_pairs(judged: dict[str, list[Judged]], own: dict[str, list[Judged]]) -> None:
-    """Keep the tasks of which the main teacher has a correct and an incorrect sample, and their subtasks, everywhere."""
+    """Keep the tasks of which the main teacher has a correct and an incorrect sample, and their subtasks."""
     kept = paired(own["hard"])
     for held in (judged, own):
         for part, rows in held.items():

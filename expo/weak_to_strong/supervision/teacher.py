@@ -85,18 +85,18 @@ def ask(
     work = Path(work) / _identity(teacher, requests)
     prompts: list[str] = []
     rows: list[dict[str, Any]] = []
-    model: Any = None
+    who: Any = None
     for attempt in range(teacher.attempts):
         if not left:
             break
-        model = model or _model(teacher)
+        who = who or opened(teacher)
         greedy = teacher.temperature == 0 and attempt == 0  # the same words again would be the same answer
         sampling = Sampling(
             temperature=0.0 if greedy else teacher.temperature or 1.0,
             max_tokens=teacher.max_tokens,
             seed=teacher.seed + attempt,
         )
-        answers = _round(teacher, model, left, work / f"round-{attempt + 1}.jsonl", sampling)
+        answers = _round(teacher, who, left, work / f"round-{attempt + 1}.jsonl", sampling)
         rows += answers
         prompts += [left[row["id"]] for row in answers]
         asked.failed = {}
@@ -122,27 +122,26 @@ def _identity(teacher: Teacher, requests: Mapping[Any, str]) -> str:
     return text_hash(json.dumps([who, teacher.chat]), *(f"{key}\0{text}" for key, text in requests.items())).hex()[:12]
 
 
-def _model(teacher: Teacher) -> Any:
+def opened(teacher: Teacher) -> tuple[Any, bool]:
+    """What `generate` asks, and whether as a chat: on a server always, locally where there is a chat template."""
     if teacher.endpoint:
-        return teacher.model
+        return teacher.model, teacher.chat is not False
     from expo.generate import load
 
-    return load(teacher.model, device=teacher.device)
+    model = load(teacher.model, device=teacher.device)
+    return model, bool(model.tokenizer.chat_template) if teacher.chat is None else teacher.chat
 
 
-def _round(teacher: Teacher, model: Any, left: Mapping[Any, str], path: Path, sampling: Any) -> list[dict[str, Any]]:
+def _round(teacher: Teacher, who: tuple, left: Mapping[Any, str], path: Path, sampling: Any) -> list[dict[str, Any]]:
     from expo.generate import generate, read_answers
 
-    chat = teacher.chat
-    if chat is None:
-        chat = bool(teacher.endpoint) or bool(getattr(model.tokenizer, "chat_template", None))
     generate(
-        model,
+        who[0],
         [{"id": key, "prompt": text} for key, text in left.items()],
         path,
         sampling=sampling,
         endpoint=teacher.endpoint,
-        chat=chat,
+        chat=who[1],
         long_prompts="skip",
         concurrency=teacher.concurrency,
         progress=teacher.progress,

@@ -140,18 +140,16 @@ def judge(samples: tuple[str, ...], tasks: tuple[Path, ...], output: Path, **opt
     """
     from expo.weak_to_strong.supervision import judge as step
     from expo.weak_to_strong.supervision.lengths import Prices, counter
-    from expo.weak_to_strong.supervision.votes import Votes
+    from expo.weak_to_strong.supervision.votes import StepJudge, Votes
 
     files = _samples(samples)
-    steps = options["steps"] or ("model" if options["teacher"] else "none")
+    steps = options["steps"] or ("model" if options["teacher"] else step.NO_STEPS)
     if (steps == "model") != bool(options["teacher"]):
         raise click.UsageError("--steps model and --judge MODEL belong together.")
     seconds, dry_run = options["judge_seconds"], options["dry_run"]
     outcome = step.Outcome(options["extraction"], options["equivalence"], seconds, options["most_empty"])
+    votes = Votes(options["votes"], options["most_disagreement"])
     how = {
-        "outcome": outcome,
-        "steps": steps,
-        "votes": Votes(options["votes"], options["most_disagreement"]),
         "split": options["split"],
         "count": counter(options["tokenizer"]) if options["tokenizer"] else None,
         "prices": Prices(options["price_prompt"], options["price_answer"]),
@@ -159,7 +157,8 @@ def judge(samples: tuple[str, ...], tasks: tuple[Path, ...], output: Path, **opt
     }
     inputs = [*(files.values() if isinstance(files, dict) else files), *tasks]
     with output_file(output, options["overwrite"], dry_run, inputs) as place, _teacher(options, "judge") as teacher:
-        report = step.judge(files, tasks, place, teacher=teacher, dry_run=dry_run, **how)
+        by = StepJudge(teacher, votes, **how) if teacher else steps
+        report = step.judge(files, tasks, place, outcome=outcome, steps=by, dry_run=dry_run)
         keep(report, place.with_name(place.name + BESIDE))
     _say(report, options)
 

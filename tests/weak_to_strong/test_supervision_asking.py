@@ -15,7 +15,7 @@ from expo.weak_to_strong.supervision.lengths import LengthRule, Prices, counter
 from expo.weak_to_strong.supervision.prompts import BadForm, read_decompose, read_judge
 from expo.weak_to_strong.supervision.records import Task, open_judged, open_tasks
 from expo.weak_to_strong.supervision.teacher import Teacher
-from expo.weak_to_strong.supervision.votes import Votes, disagreement, majority, steps_of
+from expo.weak_to_strong.supervision.votes import StepJudge, Votes, disagreement, majority, steps_of
 
 WORDS = counter("words")
 TASK = Task("t0", "Question: What is 2 + 3 times 4?\nAnswer:", "3 times 4 is 12. 2 + 12 is 14.", "14")
@@ -214,7 +214,7 @@ def test_outcomes_by_equivalence_and_steps_by_a_model(sampled):
     with served(lambda route, body, number: (200, {}, chat(verdicts(body)))) as server:
         report = judge(
             {"gpt": sampled / "samples.jsonl"}, [sampled / "tasks.jsonl"], sampled / "judged.jsonl",
-            steps="model", teacher=teacher(server), outcome=outcome(0.4),
+            steps=StepJudge(teacher(server)), outcome=outcome(0.4),
         )  # fmt: skip
     one, two = open_judged(sampled / "judged.jsonl")
     assert (one.result, one.steps, one.teacher, one.pred) == (True, (True, True), "gpt", "14")
@@ -255,12 +255,12 @@ def test_a_judge_that_contradicts_itself_is_told_and_refused_beyond_a_bound(samp
 
     files = ([sampled / "samples.jsonl"], [sampled / "tasks.jsonl"], sampled / "judged.jsonl")
     with served(reply) as server:
-        how = {"steps": "model", "teacher": teacher(server), "outcome": outcome()}
+        one = teacher(server)
         with pytest.raises(JudgeUnsteady, match=r"3 votes differ on 25\.0% of the steps; at most 20% may"):
-            judge(*files, votes=Votes(3, 0.2), **how)
+            judge(*files, steps=StepJudge(one, Votes(3, 0.2)), outcome=outcome())
         assert not (sampled / "judged.jsonl").exists()
         asked = len(server.requests)
-        report = judge(*files, votes=Votes(3, 0.3), **how)
+        report = judge(*files, steps=StepJudge(one, Votes(3, 0.3)), outcome=outcome())
         assert len(server.requests) == asked == 6, "the votes are kept"
     assert report["steps on which votes differ"] == 0.25 and report["agreement"] == 0.75
     assert [row.steps for row in open_judged(sampled / "judged.jsonl")] == [(True, True), (True, False)]

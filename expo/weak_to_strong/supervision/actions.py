@@ -13,14 +13,14 @@ from expo.weak_to_strong.supervision import embedded, released
 from expo.weak_to_strong.supervision.cells import WEAKER, Cell, set_name
 from expo.weak_to_strong.supervision.corrupt import corrupt, paired, wrong_count
 from expo.weak_to_strong.supervision.decompose import decompose
-from expo.weak_to_strong.supervision.judge import Outcome, judge
+from expo.weak_to_strong.supervision.judge import NO_STEPS, Outcome, judge
 from expo.weak_to_strong.supervision.lengths import LengthRule, Prices, counter
 from expo.weak_to_strong.supervision.mix import BOTH, HARD, PARAPHRASE, SUBTASK, Measure, assemble, manifest_of
 from expo.weak_to_strong.supervision.rates import NOTE, rates
 from expo.weak_to_strong.supervision.records import Judged, belong, grouped, open_judged, open_tasks
 from expo.weak_to_strong.supervision.runfile import SupervisionFile, TeacherSettings
 from expo.weak_to_strong.supervision.teacher import Teacher, opened
-from expo.weak_to_strong.supervision.votes import Votes
+from expo.weak_to_strong.supervision.votes import StepJudge, Votes
 
 __all__ = ["label_stage", "sft_stage"]  # students learn and answer by the pipelines' own stages
 
@@ -138,12 +138,13 @@ def judge_stage(run: SupervisionFile, names: Sequence[str], folder: Path, inputs
         rows = [one for name, path in samples.items() for one in open_judged(path, name)]
         write_rows(folder / "judged.jsonl", (one.row() for one in rows))
         return {"samples": len(rows), "rates": rates(rows), "judged": "before"}
-    by_model = {}
+    steps: str | StepJudge = NO_STEPS
     if run.grid.steps and run.teacher:
-        by_model = {"steps": "model", "teacher": teacher_of(run), "votes": Votes(run.teacher.votes)}
-        by_model |= {"count": counter(run.lengths.tokenizer), "prices": prices_of(run.teacher)}
+        votes, count = Votes(run.teacher.votes), counter(run.lengths.tokenizer)
+        how = {"count": count, "prices": prices_of(run.teacher), "work": folder / "work"}
+        steps = StepJudge(teacher_of(run), votes, **how)
     outcome = Outcome(run.extraction, run.equivalence, run.judge_seconds)
-    told = judge(samples, [inputs["tasks"]], folder / "judged.jsonl", outcome=outcome, work=folder / "work", **by_model)
+    told = judge(samples, [inputs["tasks"]], folder / "judged.jsonl", outcome=outcome, steps=steps)
     return {key: value for key, value in told.items() if key not in ("inputs", "note")}
 
 

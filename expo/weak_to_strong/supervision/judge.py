@@ -6,7 +6,7 @@ majority counts. People annotated the paper's steps (50 problems); what a model 
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,9 @@ from expo.weak_to_strong.keyed import Keyed, write_rows
 from expo.weak_to_strong.provenance import hash_of
 from expo.weak_to_strong.supervision import embedded
 from expo.weak_to_strong.supervision.errors import Stranger, TeacherFailed
-from expo.weak_to_strong.supervision.lengths import UNPRICED, Count, Prices
 from expo.weak_to_strong.supervision.rates import NOTE, by_teacher, rates
 from expo.weak_to_strong.supervision.records import Judged, Task, open_tasks
-from expo.weak_to_strong.supervision.teacher import Teacher
-from expo.weak_to_strong.supervision.votes import ONE_VOTE, Split, Votes, by_model
+from expo.weak_to_strong.supervision.votes import StepJudge, by_model
 
 NO_STEPS = "none"
 _SHOWN = 4
@@ -41,62 +39,65 @@ class Outcome:
             raise BadSetting("most_empty", self.most_empty, ["a share from 0 to 1"])
 
 
+BY_NUMBER = Outcome()
+
+
 def judge(
     samples: Mapping[str, str | Path] | Sequence[str | Path],
     tasks: Sequence[str | Path],
     output: str | Path,
     *,
-    outcome: Outcome = Outcome(),
-    steps: str = NO_STEPS,
-    teacher: Teacher | None = None,
-    votes: Votes = ONE_VOTE,
-    split: Split = "lines",
-    count: Count | None = None,
-    prices: Prices = UNPRICED,
-    work: str | Path | None = None,
+    outcome: Outcome = BY_NUMBER,
+    steps: str | StepJudge = NO_STEPS,
     dry_run: bool = False,
 ) -> dict[str, Any]:
     """Write every sample with its verdicts; the report with both error rates.
 
     samples: files of {id, sample, response, teacher?}, or teacher -> file. tasks: files of tasks and subtasks, which
-    give references. steps: none, running-sum, or model with `teacher` as the judge. Empty samples are left out.
+    give references. steps: none, running-sum, or a model as the judge. Empty samples are left out.
     dry_run: judge outcomes, say what a judge of steps would be asked; ask and write nothing.
     Raises RowError, Stranger, TeacherFailed, JudgeUnsteady.
     """
-    files = samples if isinstance(samples, Mapping) else {str(number): path for number, path in enumerate(samples)}
-    named = isinstance(samples, Mapping)
+    files = list(samples.values()) if isinstance(samples, Mapping) else list(samples)
+    names = list(samples) if isinstance(samples, Mapping) else [""] * len(files)
     known = references(tasks)
-    found, empty = [], 0
-    for name, path in files.items():
-        read, left_out = outcomes(path, known, outcome, name if named else "")
-        found += read
-        empty += left_out
+    read = [outcomes(path, known, outcome, name) for name, path in zip(names, files, strict=True)]
+    found, empty = [one for held, _ in read for one in held], sum(left_out for _, left_out in read)
     _check_keys(found)
-    if empty > outcome.most_empty * (len(found) + empty) or not found:
-        raise TeacherFailed(
-            f"{empty:,} of {len(found) + empty:,} samples are empty; at most {outcome.most_empty:.0%} may be.\n"
-            "Generate them anew, or allow more: --most-empty."
-        )
-    told: dict[str, Any] = {}
+    _check_empty(empty, len(found) + empty, outcome)
+    told: dict[str, Any] = {"steps by": steps} if isinstance(steps, str) else {"steps by": "model"}
     if steps == embedded.RULE:
         found = [one._replace(steps=_by_rule(one)) for one in found]
-    elif steps != NO_STEPS:
-        place = None if dry_run else Path(work or f"{output}.work")
-        found, told = by_model(found, known, teacher, votes, split, place, count, prices)
+    elif isinstance(steps, StepJudge):
+        how = steps if steps.work else replace(steps, work=f"{output}.work")
+        found, more = by_model(found, known, how, dry_run=dry_run)
+        told |= more
     if not dry_run:
         write_rows(output, (one.row() for one in found))
+    return {"inputs": {str(path): hash_of(path) for path in (*files, *tasks)}, **_told(found, empty, outcome), **told}
+
+
+def _told(found: Sequence[Judged], empty: int, outcome: Outcome) -> dict[str, Any]:
+    """The report of what was judged."""
+    teachers = by_teacher(found)
     return {
-        "inputs": {str(path): hash_of(path) for path in (*files.values(), *tasks)},
         "samples": len(found),
         "empty, left out": empty,
         "without a final answer, wrong": sum(one.pred == "" for one in found),
         "scoring": {"extraction": outcome.extraction, "equivalence": outcome.equivalence},
-        "steps by": steps,
-        **told,
         "rates": rates(found),
-        **({"teachers": teachers} if (teachers := by_teacher(found)) else {}),
+        **({"teachers": teachers} if teachers else {}),
         "note": NOTE,
     }
+
+
+def _check_empty(empty: int, n: int, outcome: Outcome) -> None:
+    """Raise TeacherFailed where the teacher answered nothing too often."""
+    if empty > outcome.most_empty * n or empty == n:
+        raise TeacherFailed(
+            f"{empty:,} of {n:,} samples are empty; at most {outcome.most_empty:.0%} may be.\n"
+            "Generate them anew, or allow more: --most-empty."
+        )
 
 
 def references(paths: Sequence[str | Path]) -> dict[Id, Task]:

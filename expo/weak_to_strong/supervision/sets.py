@@ -31,11 +31,7 @@ def corrupt_files(
     judged: files of judged samples, of one teacher or several. tasks: which samples must belong to (subtasks by their
     field `task`). Every set is made before the first is written. Raises RowError, Stranger, BadRate, NotEnoughSamples.
     """
-    if not outcomes:
-        raise BadRate("no outcome error rate is asked for: --outcome 0.2")
-    for name, given in (("outcome error rate", outcomes), ("step-wise error rate", steps)):
-        for rate in given:
-            check_rate(name, rate)
+    _check(outcomes, steps)
     samples = read_all(judged)
     if tasks is not None:
         _belong(samples, tasks)
@@ -57,6 +53,15 @@ def corrupt_files(
     }
     write_text(Path(folder) / MANIFEST, json.dumps(manifest, indent=1) + "\n")
     return manifest
+
+
+def _check(outcomes: Sequence[float], steps: Sequence[float]) -> None:
+    """Raise BadRate for a rate that is none, before a file is read."""
+    if not outcomes:
+        raise BadRate("no outcome error rate is asked for: --outcome 0.2")
+    for name, given in (("outcome error rate", outcomes), ("step-wise error rate", steps)):
+        for rate in given:
+            check_rate(name, rate)
 
 
 def file_name(outcome: float, steps: float | None) -> str:

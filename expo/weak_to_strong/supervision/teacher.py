@@ -79,8 +79,6 @@ def ask(
     requests: id -> text. Raises TeacherFailed where more than `most_failed` of them are left, and what `generate`
     raises; answers stay in `work`.
     """
-    from expo.generate import Sampling
-
     asked, left = Asked(), dict(requests)
     work = Path(work) / _identity(teacher, requests)
     prompts: list[str] = []
@@ -90,13 +88,7 @@ def ask(
         if not left:
             break
         who = who or opened(teacher)
-        greedy = teacher.temperature == 0 and attempt == 0  # the same words again would be the same answer
-        sampling = Sampling(
-            temperature=0.0 if greedy else teacher.temperature or 1.0,
-            max_tokens=teacher.max_tokens,
-            seed=teacher.seed + attempt,
-        )
-        answers = _round(teacher, who, left, work / f"round-{attempt + 1}.jsonl", sampling)
+        answers = _round(teacher, who, left, work / f"round-{attempt + 1}.jsonl", attempt)
         rows += answers
         prompts += [left[row["id"]] for row in answers]
         asked.failed = {}
@@ -132,14 +124,17 @@ def opened(teacher: Teacher) -> tuple[Any, bool]:
     return model, bool(model.tokenizer.chat_template) if teacher.chat is None else teacher.chat
 
 
-def _round(teacher: Teacher, who: tuple, left: Mapping[Any, str], path: Path, sampling: Any) -> list[dict[str, Any]]:
-    from expo.generate import generate, read_answers
+def _round(teacher: Teacher, who: tuple, left: Mapping[Any, str], path: Path, attempt: int) -> list[dict[str, Any]]:
+    """Every open request once, with the draws of this attempt; its answers."""
+    from expo.generate import Sampling, generate, read_answers
 
+    # Greedy once: the same words again would be the same answer.
+    temperature = teacher.temperature or (1.0 if attempt else 0.0)
     generate(
         who[0],
         [{"id": key, "prompt": text} for key, text in left.items()],
         path,
-        sampling=sampling,
+        sampling=Sampling(temperature=temperature, max_tokens=teacher.max_tokens, seed=teacher.seed + attempt),
         endpoint=teacher.endpoint,
         chat=who[1],
         long_prompts="skip",

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from expo.errors import BadSetting
 from expo.weak_to_strong.answers import Id
 from expo.weak_to_strong.supervision.errors import JudgeUnsteady
-from expo.weak_to_strong.supervision.lengths import Count, Prices
+from expo.weak_to_strong.supervision.lengths import UNPRICED, Count, Prices
 from expo.weak_to_strong.supervision.prompts import ask_judge, read_judge
 from expo.weak_to_strong.supervision.records import Judged, Task
 from expo.weak_to_strong.supervision.teacher import Teacher, ask, planned
@@ -37,6 +37,26 @@ class Votes:
 ONE_VOTE = Votes()
 
 
+@dataclass(frozen=True)
+class StepJudge:
+    """A model that judges steps. work: the folder of its answers. count, prices: for what it costs."""
+
+    teacher: Teacher
+    votes: Votes = ONE_VOTE
+    split: Split = "lines"
+    count: Count | None = None
+    prices: Prices = UNPRICED
+    work: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.votes.number > 1 and self.teacher.temperature == 0:
+            raise BadSetting("temperature", 0, ["above 0 with several votes, which would all be the same"])
+
+    def record(self) -> dict[str, Any]:
+        """What is asked, for a report."""
+        return {"judge": self.teacher.record(), "split": self.split, "votes": self.votes.number}
+
+
 def steps_of(response: str, split: Split) -> list[str]:
     """A solution's steps: its lines, or its sentences; what holds no letter and no digit is no step."""
     pieces = response.splitlines() if split == "lines" else _SENTENCE.split(response)
@@ -44,55 +64,53 @@ def steps_of(response: str, split: Split) -> list[str]:
 
 
 def by_model(
-    samples: Sequence[Judged],
-    tasks: Mapping[Id, Task],
-    teacher: Teacher | None,
-    votes: Votes,
-    split: Split,
-    work: Path | None,
-    count: Count | None,
-    prices: Prices,
+    samples: Sequence[Judged], tasks: Mapping[Id, Task], how: StepJudge, *, dry_run: bool = False
 ) -> tuple[list[Judged], dict[str, Any]]:
-    """The samples with the verdicts of a model on their steps, and facts. work: None asks nothing.
+    """The samples with the verdicts of a model on their steps, and facts. dry_run: asks nothing.
 
     Raises TeacherFailed, JudgeUnsteady.
     """
-    if teacher is None:
-        raise BadSetting("steps", "model", ["a judge: --judge MODEL"])
-    if votes.number > 1 and teacher.temperature == 0:
-        raise BadSetting("temperature", 0, ["above 0 with several votes, which would all be the same"])
-    pieces = [steps_of(one.response, split) for one in samples]
+    pieces = [steps_of(one.response, how.split) for one in samples]
     requests = {
         f"{number}/{vote}": ask_judge(tasks[one.id], steps)
         for number, (one, steps) in enumerate(zip(samples, pieces, strict=True))
         if steps
-        for vote in range(votes.number)
+        for vote in range(how.votes.number)
     }
-
-    if work is None:
-        return list(samples), {"judge": teacher.record(), "would ask": planned(requests, count, prices)}
+    if dry_run:
+        return list(samples), {**how.record(), "would ask": planned(requests, how.count, how.prices)}
 
     def read(key: str, text: str) -> Verdicts:
-        return read_judge(text, len(pieces[int(key.partition("/")[0])]))
+        return read_judge(text, len(pieces[_number(key)]))
 
-    asked = ask(teacher, requests, read, work, count=count, prices=prices, what="judgements")
-    said = [[] for _ in samples]
+    work = Path(how.work or "work")
+    asked = ask(how.teacher, requests, read, work, count=how.count, prices=how.prices, what="judgements")
+    said: list[list[Verdicts]] = [[] for _ in samples]
     for key, verdicts in asked.found.items():
-        said[int(key.partition("/")[0])].append(verdicts)
+        said[_number(key)].append(verdicts)
+    told = {**how.record(), **asked.record(), "answers": str(work), **_agreement(said, how, work)}
+    return [
+        one._replace(steps=majority(votes)) if votes else one for one, votes in zip(samples, said, strict=True)
+    ], told
+
+
+def _number(key: str) -> int:
+    """Which sample a request is about."""
+    return int(key.partition("/")[0])
+
+
+def _agreement(said: Sequence[Sequence[Verdicts]], how: StepJudge, work: Path) -> dict[str, float]:
+    """On how many steps the votes differ. Raises JudgeUnsteady where these are too many."""
     differ = disagreement(said)
-    told = {"judge": teacher.record(), "split": split, "votes": votes.number, **asked.record(), "answers": str(work)}
-    if differ is not None:
-        told |= {"steps on which votes differ": differ, "agreement": 1 - differ}
-        if differ > votes.most_disagreement:
-            raise JudgeUnsteady(
-                f"{teacher.model}: its {votes.number} votes differ on {differ:.1%} of the steps; at most "
-                f"{votes.most_disagreement:.0%} may.\nThe answers are kept in {work}. Take a better judge or a lower "
-                "--temperature, or allow more: --most-disagreement."
-            )
-    found = [
-        one._replace(steps=majority(verdicts)) if verdicts else one for one, verdicts in zip(samples, said, strict=True)
-    ]
-    return found, told
+    if differ is None:
+        return {}
+    if differ > how.votes.most_disagreement:
+        raise JudgeUnsteady(
+            f"{how.teacher.model}: its {how.votes.number} votes differ on {differ:.1%} of the steps; at most "
+            f"{how.votes.most_disagreement:.0%} may.\nThe answers are kept in {work}. Take a better judge or a lower "
+            "--temperature, or allow more: --most-disagreement."
+        )
+    return {"steps on which votes differ": differ, "agreement": 1 - differ}
 
 
 def majority(votes: Sequence[Verdicts]) -> Verdicts:

@@ -1,6 +1,6 @@
-"""python -m standin_hub FOLDER [org/name=FOLDER ...]: serve until stdin closes; prints one JSON line with the address.
+"""python -m standin_hub FOLDER [org/name=FOLDER ...]: serve until stdin closes; prints the address as a JSON line.
 
-For measurements: the server is then a process of its own. Each further line on stdin is answered with the counts so far.
+For measurements: the server is then a process of its own. Each line on stdin is answered with the counts so far.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """pytest's fixture of a Hub."""
 
 import pytest
+
 from standin_hub.hub import Hub
 
 

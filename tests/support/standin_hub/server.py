@@ -1,5 +1,6 @@
 """One HTTP/1.1 host: finds the route of a request, delays it, lets it fail where the faults say so, and answers."""
 
+import contextlib
 import json
 import os
 import re
@@ -185,10 +186,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def _hang_up(self) -> None:
         self.close_connection = True
-        try:
+        with contextlib.suppress(OSError):
             self.connection.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
 
     def log_message(self, *_: Any) -> None:
         pass

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 
 from expo.errors import (
     ExpoError,
-    NotTheHub,
     NoToken,
+    NotTheHub,
     NoWriteAccess,
     OutputError,
     PushError,

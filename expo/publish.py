@@ -4,10 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from expo.checkpoint import open_checkpoint
-from expo.checkpoint.adapters import resolve_adapter
+from expo.checkpoint.adapters import SIDE_FILES, resolve_adapter
 from expo.checkpoint.contents import NOT_CARRIED
 from expo.errors import AdapterNotModel, MissingSource, PushError
-from expo.output.hub import LARGE, HubTarget
+from expo.output.hub import HubTarget
 from expo.output.hub_commit import Published, already_there
 from expo.output.manifest import NAME
 from expo.version import __version__
@@ -53,7 +53,7 @@ def send(target: HubTarget, files: dict[str, Path], *, message: str = MESSAGE, s
     done = None
     try:
         for name, path in files.items():
-            if path.stat().st_size >= LARGE:
+            if target.is_sent_alone(name, path):
                 target.preupload(name, path)
                 say(name, path.stat().st_size)
         done = target.commit(files, message)
@@ -75,7 +75,7 @@ def files_of(folder: str | Path) -> dict[str, Path]:
         names = [*source.weights, *filter(None, [source.index]), *source.side_files]
     except AdapterNotModel:
         source = resolve_adapter(str(root))
-        names = [*source.weights, *source.side_files]
+        names = [*source.weights, *source.side_files, *(name for name in SIDE_FILES if (root / name).is_file())]
     names += [name for name in sorted({*NOT_CARRIED, NAME}) if (root / name).is_file()]
     if len(names) > 25_000:
         raise PushError(f"{folder}: {len(names)} files are more than one commit takes. Push fewer, larger ones.")

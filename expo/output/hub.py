@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 PATIENCE = (10.0, 300.0, 300.0, 10.0)  # seconds to connect, read, write, get a connection
-LARGE = 1 << 20  # bytes from which on a file is sent alone, and remembered
+LARGE = 1 << 20  # bytes from which on any file is sent alone, and remembered
+_WEIGHTS = (".safetensors", ".bin")
 
 
 class HubTarget:
@@ -165,6 +166,11 @@ class HubTarget:
             gone = kept.held == kept.sha256 != self.held.oid(path)
             if gone or unpacked(kept.operation) is None:
                 self.arrived.drop(path)
+
+    @staticmethod
+    def is_sent_alone(name: str, path: Path) -> bool:
+        """Whether a file goes up before the commit: weights, and whatever else is large."""
+        return path.stat().st_size >= (1 if name.endswith(_WEIGHTS) else LARGE)
 
     def has(self, path_in_repo: str) -> bool:
         """Whether a file of this result arrived already."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from expo.errors import PushError, PushLost, TargetMoved
 from expo.output.arrived import unpacked
-from expo.output.hub import LARGE, HubTarget
+from expo.output.hub import HubTarget
 from expo.output.hub_content import Content
 from expo.output.hub_errors import page, status_of, told
 
@@ -55,7 +55,7 @@ def publish(target: HubTarget, files: Mapping[str, str | Path], message: str) ->
     paths = {name: Path(path) for name, path in files.items()}
     for attempt in range(_TRIES):
         for name, path in paths.items():
-            if path.exists() and path.stat().st_size >= LARGE:
+            if path.exists() and target.is_sent_alone(name, path):
                 target.preupload(name, path)
         try:
             done = _commit(target, paths, message)

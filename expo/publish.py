@@ -44,7 +44,7 @@ def push(
     target.check_room()
     if dry_run:
         return None
-    target.open(f"folder {Path(folder).resolve()}")
+    target.open()
     return send(target, files, say=say)
 
 

@@ -30,7 +30,8 @@ class Arrived:
     path: str  # in the repository
     n_bytes: int
     sha256: str
-    stamp: str | None  # of the local file that was sent: its size and its time of change
+    stamp: str  # of the local file that was sent
+    identity: str  # of the result that it belongs to: the same result has the same bytes
     held: str | None  # what the target held under this name when the file was sent
     operation: bytes  # pickled
 
@@ -94,9 +95,9 @@ def _parsed(line: bytes) -> Arrived | None:
 
 
 def stamp_of(path: Path) -> str:
-    """What tells a file from one that was changed."""
+    """What tells a file from every other, and from itself once it was changed; moving its folder keeps it."""
     found = path.stat()
-    return f"{found.st_size} {found.st_mtime_ns}"
+    return f"{found.st_dev} {found.st_ino} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
 
 
 # --- operations -------------------------------------------------------------------------------------------------------

@@ -58,6 +58,7 @@ class HubTarget:
         self.main = self.held = Content()
         self.branch_is_absent = False
         self.arrived: ArrivedFiles | None = None
+        self.identity = ""
         self.sent: dict[str, int] = {}  # large files that this process sent, and their bytes
 
     @property
@@ -139,13 +140,14 @@ class HubTarget:
 
     # --- sending ------------------------------------------------------------------------------------------------------
 
-    def open(self, identity: str) -> None:
-        """Make the repository if it is not there, and go on where an earlier push of the same result stopped.
+    def open(self, identity: str = "") -> None:
+        """Make the repository if it is not there, and go on where an earlier push of the same files stopped.
 
-        identity: of the result, whatever it is called. Raises a PushError, or OutputError where another process
-        pushes the same.
+        identity: of a result whose bytes it decides; then files that arrived count although they are gone here. Empty:
+        files count while they are unchanged. Raises a PushError, or OutputError where another process pushes there.
         """
-        place = [endpoint(), self.repo_id, self.branch, self.pr, identity]
+        self.identity = identity
+        place = [endpoint(), self.repo_id, self.branch, self.pr]
         key = xxhash.xxh3_128_hexdigest(json.dumps(place).encode())
         self.arrived = ArrivedFiles(key, {"endpoint": endpoint(), "target": self.label, "pr": self.pr})
         try:
@@ -174,7 +176,14 @@ class HubTarget:
 
     def has(self, path_in_repo: str) -> bool:
         """Whether a file of this result arrived already."""
-        return path_in_repo in self.arrived.files
+        return self.kept(path_in_repo) is not None
+
+    def kept(self, path_in_repo: str, path: Path | None = None) -> Arrived | None:
+        """What is known of a file that arrived: of this result, or from an unchanged local file."""
+        found = self.arrived.files.get(path_in_repo) if self.arrived else None
+        if found and self.identity and found.identity == self.identity:
+            return found
+        return found if found and path and path.exists() and stamp_of(path) == found.stamp else None
 
     def preupload(self, path_in_repo: str, local_path: str | Path) -> None:
         """Send one finished file, which shows only with the commit; it may be removed afterwards.
@@ -184,10 +193,9 @@ class HubTarget:
         from huggingface_hub import CommitOperationAdd
 
         path = Path(local_path)
-        stamp = stamp_of(path)
-        kept = self.arrived.files.get(path_in_repo)
-        if kept and kept.stamp == stamp:
+        if self.kept(path_in_repo, path):
             return
+        stamp = stamp_of(path)
         operation = CommitOperationAdd(path_in_repo=path_in_repo, path_or_fileobj=str(path))
         revision = None if self.is_new_branch else self.branch
         with told(self.repo_id, f"sending {path_in_repo}"):
@@ -195,7 +203,8 @@ class HubTarget:
         if operation.path_or_fileobj != b"":
             return  # a small file, whose bytes go into the commit itself
         info, held = operation.upload_info, self.held.oid(path_in_repo)
-        self.arrived.add(Arrived(path_in_repo, info.size, info.sha256.hex(), stamp, held, packed(operation)))
+        row = (path_in_repo, info.size, info.sha256.hex(), stamp, self.identity, held, packed(operation))
+        self.arrived.add(Arrived(*row))
         self.sent[path_in_repo] = info.size
 
     def commit(self, files: Mapping[str, str | Path], message: str) -> "Published":
@@ -207,8 +216,7 @@ class HubTarget:
     def is_same(self, content: Content, name: str, path: Path) -> bool:
         """Whether a content holds a file of the result as it is; the file is read only where its size agrees."""
         entry = content.files.get(name)
-        kept = self.arrived.files.get(name) if self.arrived else None
-        if entry and kept and (not path.exists() or stamp_of(path) == kept.stamp):
+        if entry and (kept := self.kept(name, path)):
             return entry.is_large and (entry.n_bytes, entry.oid) == (kept.n_bytes, kept.sha256)
         return entry is not None and entry.is_file(path)
 

@@ -103,7 +103,7 @@ def _operation(target: HubTarget, name: str, path: Path) -> Any:
     """A file's part of the commit: as its upload left it, or the file itself."""
     from huggingface_hub import CommitOperationAdd
 
-    if kept := target.arrived.files.get(name):
+    if kept := target.kept(name, path):
         return unpacked(kept.operation)
     if not path.exists():
         raise PushLost(f"{target.repo_id}: {name} has to be made and sent again. Repeat the command.")
@@ -111,8 +111,7 @@ def _operation(target: HubTarget, name: str, path: Path) -> Any:
 
 
 def _published(target: HubTarget, commit: str, url: str, paths: Mapping[str, Path]) -> Published:
-    remembered = target.arrived.files if target.arrived else {}
-    n_kept = len([name for name in remembered if name in paths and name not in target.sent])
+    n_kept = len([name for name, path in paths.items() if target.kept(name, path) and name not in target.sent])
     return Published(target.repo_id, commit, url, len(paths), len(target.sent), sum(target.sent.values()), n_kept)
 
 

@@ -6,7 +6,16 @@ from typing import Any
 
 import click
 
-from expo.cli.options import DRY_RUN, OVERWRITE, PLUGIN, load_plugins, output, over_a_recipe, recipe_fields
+from expo.cli.options import (
+    DRY_RUN,
+    OVERWRITE,
+    PLUGIN,
+    VERIFY_INPUTS,
+    load_plugins,
+    output,
+    over_a_recipe,
+    recipe_fields,
+)
 
 SET = click.option(
     "--set",
@@ -26,6 +35,7 @@ SET = click.option(
 @click.option("--keep-stages", is_flag=True, help="Keep what earlier stages made, in OUTPUT.stages.")
 @OVERWRITE
 @DRY_RUN
+@VERIFY_INPUTS
 @over_a_recipe
 def merge(recipe: Path, out: Path | None, output: Path | None, sets: tuple[str, ...], **options) -> None:
     """Run the merge that RECIPE describes into OUTPUT, which is given by -o or second.

@@ -29,6 +29,16 @@ OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace OUTPUT, once
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Print the plan and its budgets; write nothing.")
 
 
+STREAM = click.option(
+    "--stream", is_flag=True, help="Leave the weights of Hub ids on the Hub, and read them there by ranges."
+)
+VERIFY_INPUTS = click.option(
+    "--verify-inputs",
+    is_flag=True,
+    help="With --stream: also read what the run does not need of each file, so that its hash is checked.",
+)
+
+
 def _form(donor: str, *, from_recipe: bool) -> list[Callable]:
     """The options that say how a result is written. from_recipe: a recipe gives the defaults."""
 
@@ -81,6 +91,7 @@ def _form(donor: str, *, from_recipe: bool) -> list[Callable]:
 
 
 _RUN = [
+    STREAM,
     MAX_HEADER,
     click.option("--threads", type=click.IntRange(min=1), help="Workers. Default: one a core. Never changes a byte."),
     click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 or auto."),
@@ -97,7 +108,9 @@ def output(*, required: bool) -> Callable:
 
 def writing(command: Callable) -> Callable:
     """The options of every command that writes a checkpoint of its own making."""
-    return _with([output(required=True), OVERWRITE, DRY_RUN, *_form("DPO", from_recipe=False), *_RUN], command)
+    return _with(
+        [output(required=True), OVERWRITE, DRY_RUN, VERIFY_INPUTS, *_form("DPO", from_recipe=False), *_RUN], command
+    )
 
 
 def over_a_recipe(command: Callable) -> Callable:
@@ -110,7 +123,7 @@ def recipe_fields(options: dict[str, Any]) -> dict[str, Any]:
     from expo.recipe import parse_rename, parse_size
 
     names = ("dtype", "rounding", "seed", "on_mismatch", "vocabulary", "tied", "saturate", "allow_non_finite")
-    found = {name: options[name] for name in names}
+    found = {name: options[name] for name in (*names, "stream")}
     found["shard_size"] = parse_size(options["shard_size"]) if options["shard_size"] else None
     found["rename"] = tuple(parse_rename(rule) for rule in options["rename"]) or None
     found["max_header"] = parse_size(options["max_header"])

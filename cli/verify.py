@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from expo.cli.options import JSON, MAX_HEADER, PLUGIN, QUIET, load_plugins
+from expo.cli.options import JSON, MAX_HEADER, PLUGIN, QUIET, STREAM, load_plugins
 from expo.cli.tables import printable
 from expo.errors import VerifyError
 
@@ -48,6 +48,7 @@ def _places(ctx: click.Context, parameter: click.Parameter, texts: tuple[str, ..
 )
 @click.option("--allow-non-finite", is_flag=True, help="NaN and infinities are no problem where the hash agrees.")
 @PLUGIN
+@STREAM
 @MAX_HEADER
 @click.option("--threads", type=click.IntRange(min=1), help="Workers. Default: one a core.")
 @JSON
@@ -85,6 +86,7 @@ def _verify(output: str, recompute: float | None, quiet: bool, options: dict):
             threads=options["threads"],
             allow_non_finite=options["allow_non_finite"],
             max_header=parse_size(options["max_header"]),
+            stream=options["stream"],
             progress=progress,
         )
 

@@ -55,6 +55,7 @@ def stream(planned, output, overwrite: bool, options: dict[str, Any]):
             threads=options["threads"],
             device=options["device"],
             progress=progress,
+            verify_inputs=options["verify_inputs"],
             warn=warn,
         )
 

@@ -120,6 +120,10 @@ class HubNotCached(HubError):
     """Offline, and the cache does not hold the whole checkpoint."""
 
 
+class HubBadAnswer(HubError):
+    """What answered did not send the bytes that were asked for."""
+
+
 class HubUnreachable(HubError):
     """No answer from the Hub."""
 

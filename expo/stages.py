@@ -211,7 +211,7 @@ class Run:
 def _opened(stage: Stage, model: str, text: str) -> Checkpoint:
     """A model of a stage; an error says where the recipe names it."""
     try:
-        return open_checkpoint(text, max_header=stage.recipe.max_header)
+        return open_checkpoint(text, max_header=stage.recipe.max_header, stream=stage.recipe.stream)
     except ExpoError as error:
         if place := stage.place(("models", model)):
             error.args = (f"{place}: {error}",)

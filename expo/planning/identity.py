@@ -36,6 +36,16 @@ def input_records(plan: Plan) -> dict[str, Any]:
     return {name: input_record(checkpoint) | made.get(name, {}) for name, checkpoint in every_input(plan).items()}
 
 
+def records_after_reading(plan: Plan) -> dict[str, Any]:
+    """Every input's record; files that stayed on the Hub say how what was read of them was checked."""
+    records = input_records(plan)
+    for name, checkpoint in every_input(plan).items():
+        for file in checkpoint.every_file:
+            if file.remote:
+                records[name]["files"][file.name]["read"] = file.remote.record()
+    return records
+
+
 def fingerprint(plan: Plan) -> str:
     """A hash of all that decides the output's bytes, and of what identifies the inputs on this machine."""
     inputs = {name: input_record(checkpoint) for name, checkpoint in every_input(plan).items()}

@@ -76,11 +76,11 @@ class Pieces:
             workers = [threading.Thread(target=self._work, args=(lane,), daemon=True) for lane in lanes]
             for worker in workers:
                 worker.start()
-            self._wait(workers)
+            self._wait(workers, list(readers.values()))
         if self.failures:
             raise min(self.failures, key=lambda failure: failure[:2])[2]
 
-    def _wait(self, workers: list[threading.Thread]) -> None:
+    def _wait(self, workers: list[threading.Thread], readers: list[Shards]) -> None:
         try:
             # Not join(): once interrupted, it takes a thread that runs for one that has ended (Python before 3.13).
             for _ in workers:
@@ -89,6 +89,8 @@ class Pieces:
                 worker.join()
         except KeyboardInterrupt:
             self.stop.set()
+            for reader in readers:
+                reader.give_up()
             for worker in workers:
                 worker.join()
             raise Interrupted("interrupted") from None

@@ -18,12 +18,13 @@ from expo.output.manifest import NAME, as_text, manifest, read_manifest
 from expo.output.sidecars import copy_side_files
 from expo.output.tokenizer import write_tokenizer
 from expo.planning.budget import check_memory, default_threads
-from expo.planning.identity import check_output, description, fingerprint, input_records
+from expo.planning.identity import check_output, description, fingerprint, records_after_reading
 from expo.planning.jobs import Plan
 from expo.stream.loop import Stream, report_of, settings_for
 from expo.stream.pieces import Progress
 from expo.stream.probe import check_tied, pair_warnings
 from expo.stream.report import Fidelity, Report, peak_rss
+from expo.stream.rest import read_through
 from expo.stream.survey import survey
 from expo.stream.upload import Uploads
 from expo.stream.workers import carry_out
@@ -38,6 +39,7 @@ def run(
     device: str = "cpu",
     progress: Progress | None = None,
     checks: bool = True,
+    verify_inputs: bool = False,
     warn=lambda text: None,
     target: HubTarget | None = None,
 ) -> Report:
@@ -47,6 +49,7 @@ def run(
     threads: workers (processes, for large outputs on the CPU); default one a core. Never changes a byte.
     device: "cpu", "cuda", "cuda:1" or "auto".
     progress: called with the bytes of output finished since the last call. warn: called with each warning's text.
+    verify_inputs: read what the run itself did not of files that stay on the Hub, so that their hashes are checked.
     checks: False leaves out hashes, finiteness checks and figures, to measure the arithmetic alone.
     target: where on the Hub the output is published too, which has been checked; shards go up when they are finished.
     Raises OutputError or DiskFull for the folder, NonFinite, Overflow or CopyMismatch for the data; after anything
@@ -82,6 +85,8 @@ def run(
         report = report_of(stream, str(sink.output))
         report.seconds = seconds
         report.fsync_seconds = sink.sync()
+        if verify_inputs:
+            read_through(plan)
         found = report.fidelity_warnings(plan.recipe.rounding)
         for text in found:
             warn(text)
@@ -140,7 +145,7 @@ def _add_small_files(plan: Plan, sink: FolderSink, report: Report) -> None:
     )
     content = manifest(
         recipe.record(),
-        input_records(plan),
+        records_after_reading(plan),
         {s.name: {"n_bytes": s.n_bytes, "header": xxhash.xxh3_128_hexdigest(s.header)} for s in plan.shards},
         side_files,
         report.hashes,

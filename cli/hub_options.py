@@ -1,6 +1,6 @@
 """Options of every command that publishes on the Hub."""
 
-from collections.abc import Callable
+import sys
 from typing import Any
 
 import click
@@ -11,16 +11,13 @@ PR = click.option("--pr", is_flag=True, help="Open a pull request instead of com
 PUSH_TO = click.option("--push-to", metavar="ORG/NAME", help="Publish the result on the Hub too, in one commit.")
 
 
-def target_options(command: Callable) -> Callable:
-    """How a target is written to."""
-    for option in (PR, BRANCH, PRIVATE):
-        command = option(command)
-    return command
-
-
-def pushing(command: Callable) -> Callable:
-    """--push-to and how the target is written to, for commands that make a result."""
-    return PUSH_TO(target_options(command))
+TARGET = [PRIVATE, BRANCH, PR]  # how a target is written to
+PUSHING = [PUSH_TO, *TARGET]  # of commands that make a result
+AGAINST = click.option(
+    "--against",
+    metavar="PUBLISHED",
+    help="Compare with a published checkpoint (folder or Hub id, read by ranges) tensor by tensor.",
+)
 
 
 def target_of(options: dict[str, Any], repo_id: str | None = None):
@@ -36,8 +33,6 @@ def target_of(options: dict[str, Any], repo_id: str | None = None):
         return None
     if options.get("branch") and options.get("pr"):
         raise click.UsageError("--branch and --pr exclude each other.")
-    import sys
-
     return HubTarget(
         repo_id,
         private=options["private"],

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from expo.cli.hub_options import target_of, target_options, told
+from expo.cli.hub_options import BRANCH, PR, PRIVATE, target_of, told
 from expo.cli.options import JSON, QUIET
 from expo.cli.tables import plural, printable
 
@@ -13,7 +13,9 @@ from expo.cli.tables import plural, printable
 @click.command(short_help="Publish a checkpoint on the Hub, in one commit; a broken push continues.")
 @click.argument("output", type=click.Path(path_type=Path))
 @click.argument("target", metavar="ORG/NAME")
-@target_options
+@PRIVATE
+@BRANCH
+@PR
 @click.option("--overwrite", is_flag=True, help="Replace what the target holds, in the same commit.")
 @click.option("--dry-run", is_flag=True, help="Check the folder, the token and the target; send nothing.")
 @JSON

@@ -8,11 +8,9 @@ from expo.checkpoint.adapters import SIDE_FILES, resolve_adapter
 from expo.checkpoint.contents import NOT_CARRIED
 from expo.errors import AdapterNotModel, MissingSource, PushError
 from expo.output.hub import HubTarget
-from expo.output.hub_commit import Published, already_there
+from expo.output.hub_commit import MESSAGE, Published, already_there
 from expo.output.manifest import NAME
-from expo.version import __version__
 
-MESSAGE = f"Checkpoint made with expo {__version__}"
 Say = Callable[[str, int], None]  # (file, bytes): it arrived
 
 

@@ -12,7 +12,9 @@ from expo.output.arrived import unpacked
 from expo.output.hub import HubTarget
 from expo.output.hub_content import Content
 from expo.output.hub_errors import page, status_of, told
+from expo.version import __version__
 
+MESSAGE = f"Checkpoint made with expo {__version__}"
 _TRIES = 3
 
 

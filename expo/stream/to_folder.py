@@ -67,11 +67,13 @@ def run(
         warnings = [*plan.warnings, *pair_warnings(plan)]
     for text in warnings:
         warn(text)
+    uploads = None
     try:
         if target:
             target.open(fingerprint(plan))
         complete = sink.open(fingerprint(plan), description(plan), plan.shards)
-        uploads = Uploads(plan, sink, target) if target else None
+        if target:
+            uploads = Uploads(plan, sink, target)
         if complete:
             published = uploads and uploads.commit()
             sink.publish()
@@ -106,7 +108,7 @@ def run(
         raise
     finally:
         if target:
-            target.close()
+            uploads.abandon() if uploads else target.close()
     report.peak_rss = peak_rss() + memory
     return report
 

@@ -14,12 +14,10 @@ from expo.errors import PushError
 from expo.ops import n_segments
 from expo.output.folder import FolderSink
 from expo.output.hub import HubTarget
-from expo.output.hub_commit import Published, already_there
+from expo.output.hub_commit import MESSAGE, Published, already_there
 from expo.output.journal import Following
 from expo.planning.jobs import Plan
-from expo.version import __version__
 
-MESSAGE = f"Checkpoint made with expo {__version__}"
 _POLL = 0.5  # seconds
 
 
@@ -31,6 +29,7 @@ class Uploads:
         self.over = threading.Event()
         self.thread: threading.Thread | None = None
         self.lock = threading.Lock()
+        self.begun = self.abandoned = False
         # What an earlier run recorded is believed only once this one has read it again.
         old = {plan.jobs[index].file for index, _ in sink.finished}
         self.left = Counter()
@@ -43,7 +42,8 @@ class Uploads:
 
         def advance(n_bytes: int) -> None:
             with self.lock:
-                if self.thread is None:
+                if self.left and not self.begun:
+                    self.begun = True
                     self.thread = threading.Thread(target=self._work, daemon=True)
                     self.thread.start()
             if progress:
@@ -52,6 +52,15 @@ class Uploads:
         return advance
 
     def _work(self) -> None:
+        try:
+            self._send()
+        finally:
+            with self.lock:
+                self.thread = None
+                if self.abandoned:
+                    self.target.close()
+
+    def _send(self) -> None:
         following, seen = Following(self.sink.partial.folder), set()
         while not self.over.wait(_POLL):
             for piece in following.new():
@@ -69,8 +78,16 @@ class Uploads:
     def finish(self) -> None:
         """Stop after the shard that is on its way."""
         self.over.set()
-        if self.thread:
-            self.thread.join()
+        if thread := self.thread:
+            thread.join()
+
+    def abandon(self) -> None:
+        """Let the target go after a failure: now, or when the shard that is on its way has arrived."""
+        self.over.set()
+        with self.lock:
+            self.abandoned = True
+            if self.thread is None:
+                self.target.close()
 
     def commit(self) -> Published:
         """Send what is left of a sealed output, and show all of it.
@@ -80,7 +97,10 @@ class Uploads:
         files = self.sink.sealed
         done = None
         try:
-            done = already_there(self.target, files, MESSAGE) or self.target.commit(in_order(files), MESSAGE)
+            done = already_there(self.target, files, MESSAGE)
+            if done is None:
+                self.target.check_room()
+                done = self.target.commit(in_order(files), MESSAGE)
         except PushError as error:
             self.sink.publish()
             again = shlex.join(["expo", "push", str(self.sink.output), self.target.repo_id, *options_of(self.target)])

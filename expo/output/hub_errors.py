@@ -87,11 +87,13 @@ def _answered(error: Exception, status: int, repo_id: str, where: str) -> ExpoEr
         )
     if status in (402, 403):
         return no_write_access(repo_id, reason)
-    if status in (401, 404):
+    if status == 401 or "RepoNotFound" in _code(error):
         return TargetMissing(
             f"{where}: no such repository, or a private one that this account does not see. Check the spelling, and "
             "`hf auth whoami`."
         )
+    if status == 404:
+        return PushLost(f"{where}: what was sent is not there{reason}. {CONTINUES}")
     if status == 412:
         return TargetMoved(f"{where}: someone else committed to it meanwhile. {CONTINUES}")
     if status == 429:

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from expo.cli.hub_options import BRANCH, PR, PRIVATE, PUSH_TO
 from expo.cli.options import (
     DRY_RUN,
     OVERWRITE,
@@ -33,6 +34,10 @@ SET = click.option(
 @SET
 @PLUGIN
 @click.option("--keep-stages", is_flag=True, help="Keep what earlier stages made, in OUTPUT.stages.")
+@PUSH_TO
+@PRIVATE
+@BRANCH
+@PR
 @OVERWRITE
 @DRY_RUN
 @VERIFY_INPUTS
@@ -55,15 +60,21 @@ def merge(recipe: Path, out: Path | None, output: Path | None, sets: tuple[str, 
 
 def _write(recipes, output: Path, options: dict[str, Any]) -> None:
     """Check everything, then run stage after stage; prints plans or summaries."""
-    from expo.cli.write import closing, stream, warn
+    from expo.cli.write import check_room, checked_target, closing, stream, warn
     from expo.planning.budget import check_memory, default_threads, summary, totals
     from expo.stages import Run
 
     threads = options["threads"] or default_threads()
     run, as_json, quiet = Run(recipes, output, options["overwrite"]), options["as_json"], options["quiet"]
+    target = checked_target(options)
+    if target and len(recipes.results) > 1:
+        names = ", ".join(stage.name for stage in recipes.results)
+        raise click.UsageError(f"The recipe has several results ({names}): run it without --push-to, then push each.")
     planned = run.check()
     for _, plan in planned:
         check_memory(plan, threads)
+    if target:
+        check_room(planned[-1][1], target)
     several = len(recipes.stages) > 1
     if not (as_json and options["dry_run"]) and not quiet:
         for note in recipes.notes:
@@ -81,7 +92,7 @@ def _write(recipes, output: Path, options: dict[str, Any]) -> None:
     def one(stage, plan, folder: Path, overwrite: bool):
         if not quiet:
             click.echo((f"{stage.name} -> {folder}\n" if several else "") + summary(plan, threads), err=True)
-        return stream(plan, folder, overwrite, options)
+        return stream(plan, folder, overwrite, options, target if stage in recipes.results else None)
 
     reports = run.run(one, keep_stages=options["keep_stages"])
     if as_json:

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from expo.cli.hub_options import PUSHING
 from expo.recipe import CHOICES
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
@@ -25,7 +26,9 @@ PLUGIN = click.option(
     metavar="MODULE",
     help="Import a module, or a .py file, that registers methods. Repeatable. Recipes cannot ask for it.",
 )
-OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace OUTPUT, once the new one is complete.")
+OVERWRITE = click.option(
+    "--overwrite", is_flag=True, help="Replace OUTPUT, and what --push-to holds, once the new one is complete."
+)
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Print the plan and its budgets; write nothing.")
 
 
@@ -109,7 +112,8 @@ def output(*, required: bool) -> Callable:
 def writing(command: Callable) -> Callable:
     """The options of every command that writes a checkpoint of its own making."""
     return _with(
-        [output(required=True), OVERWRITE, DRY_RUN, VERIFY_INPUTS, *_form("DPO", from_recipe=False), *_RUN], command
+        [output(required=False), *PUSHING, OVERWRITE, DRY_RUN, VERIFY_INPUTS, *_form("DPO", from_recipe=False), *_RUN],
+        command,
     )
 
 

@@ -401,6 +401,38 @@ class DiskFull(OutputError):
     """The file system refused more bytes; what is written stays, and the same command continues."""
 
 
+class PushError(OutputError):
+    """A result cannot be published on the Hub."""
+
+
+class NoToken(PushError):
+    """There is no token to push with, or the Hub knows it not."""
+
+
+class NoWriteAccess(PushError):
+    """The token does not let its owner write to the target."""
+
+
+class TargetMissing(PushError):
+    """The target, or its branch, is not there and cannot be made."""
+
+
+class TargetHolds(PushError):
+    """The target exists and holds something else."""
+
+
+class TargetMoved(PushError):
+    """Someone else committed to the target during the push."""
+
+
+class PushLost(PushError):
+    """The connection to the Hub was lost; what arrived stays, and the same command continues."""
+
+
+class NotTheHub(PushError):
+    """What answers at the endpoint does not speak as the Hub does."""
+
+
 class Interrupted(ExpoError):
     """A run was stopped by the user; what is written stays."""
 

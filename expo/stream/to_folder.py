@@ -1,6 +1,7 @@
 """run(plan, output): stream a plan into a folder and publish it with index, side files, manifest and card."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import xxhash
@@ -12,6 +13,7 @@ from expo.ops import one_thread
 from expo.output.card import CardInput, card
 from expo.output.chat_template import write_chat_template
 from expo.output.folder import FolderSink
+from expo.output.hub import HubTarget
 from expo.output.manifest import NAME, as_text, manifest, read_manifest
 from expo.output.sidecars import copy_side_files
 from expo.output.tokenizer import write_tokenizer
@@ -24,6 +26,7 @@ from expo.stream.probe import check_tied, pair_warnings
 from expo.stream.report import Fidelity, Report, peak_rss
 from expo.stream.rest import read_through
 from expo.stream.survey import survey
+from expo.stream.upload import Uploads
 from expo.stream.workers import carry_out
 
 
@@ -38,6 +41,7 @@ def run(
     checks: bool = True,
     verify_inputs: bool = False,
     warn=lambda text: None,
+    target: HubTarget | None = None,
 ) -> Report:
     """Write the planned checkpoint to the folder `output`, which appears whole or not at all.
 
@@ -47,6 +51,7 @@ def run(
     progress: called with the bytes of output finished since the last call. warn: called with each warning's text.
     verify_inputs: read what the run itself did not of files that stay on the Hub, so that their hashes are checked.
     checks: False leaves out hashes, finiteness checks and figures, to measure the arithmetic alone.
+    target: where on the Hub the output is published too, which has been checked; shards go up when they are finished.
     Raises OutputError or DiskFull for the folder, NonFinite, Overflow or CopyMismatch for the data; after anything
     but those last three, the same call continues where the run stopped.
     """
@@ -62,13 +67,21 @@ def run(
         warnings = [*plan.warnings, *pair_warnings(plan)]
     for text in warnings:
         warn(text)
+    uploads = None
     try:
-        if sink.open(fingerprint(plan), description(plan), plan.shards):
+        if target:
+            target.open(fingerprint(plan))
+        complete = sink.open(fingerprint(plan), description(plan), plan.shards)
+        if target:
+            uploads = Uploads(plan, sink, target)
+        if complete:
+            published = uploads and uploads.commit()
             sink.publish()
-            return _report_of_finished(plan, sink.output, warnings)
+            return replace(_report_of_finished(plan, sink.output, warnings), published=published)
         began = time.perf_counter()
         surveyed = survey(plan, settings, workers, progress=progress)
-        stream = Stream(plan, sink, settings, surveyed=surveyed, progress=progress, ahead=workers)
+        advance = uploads.beside(progress) if uploads else progress
+        stream = Stream(plan, sink, settings, surveyed=surveyed, progress=advance, ahead=workers)
         memory = carry_out(stream, workers)
         seconds = time.perf_counter() - began
         report = report_of(stream, str(sink.output))
@@ -81,6 +94,10 @@ def run(
             warn(text)
         report.warnings = warnings + found
         _add_small_files(plan, sink, report)
+        if uploads:
+            sink.seal()
+            uploads.finish()
+            report.published = uploads.commit()
         sink.publish()
     except Interrupted:
         sink.abandon(drop=False)
@@ -89,6 +106,9 @@ def run(
         # Data that must not pass will not pass the next time: nothing to continue.
         sink.abandon(drop=isinstance(error, DataError))
         raise
+    finally:
+        if target:
+            uploads.abandon() if uploads else target.close()
     report.peak_rss = peak_rss() + memory
     return report
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
 
-from standin_hub import read_side, storage
+from standin_hub import read_side, storage, write_side
 from standin_hub.faults import Faults
 from standin_hub.repositories import Blob, Objects, Repository
 from standin_hub.server import Refusal, Request, Route, Server
@@ -27,6 +27,7 @@ class User:
     name: str
     may_write: bool = True
     granted: set[str] = field(default_factory=set)  # gated and foreign private repositories that it may read
+    orgs: tuple[str, ...] = ()  # it may write to
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Hub(AbstractContextManager):
         self.routes: list[Route] = []
         self.secret = b"of this run"
         self._lock = threading.Lock()
-        for side in (storage, read_side):
+        for side in (storage, read_side, write_side):
             side.add_routes(self)
 
     # --- repositories -----------------------------------------------------------------------------------------------

@@ -112,7 +112,8 @@ def whoami(hub: Any, request: Request) -> None:
         raise Refusal(401, message="Invalid username or password.")
     role = "write" if user.may_write else "read"
     token = {"type": "access_token", "accessToken": {"displayName": "test", "role": role}}
-    request.answer_json({"type": "user", "name": user.name, "fullname": user.name, "orgs": [], "auth": token})
+    orgs = [{"type": "org", "name": name, "roleInOrg": "write"} for name in user.orgs]
+    request.answer_json({"type": "user", "name": user.name, "fullname": user.name, "orgs": orgs, "auth": token})
 
 
 def resolve(hub: Any, request: Request, repo_id: str, revision: str, name: str) -> None:

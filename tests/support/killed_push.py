@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 
-import huggingface_hub.hf_api  # noqa: F401  (once, not in every fork)
+import huggingface_hub.hf_api
 import huggingface_hub.repocard  # noqa: F401
 import numpy  # noqa: F401
 

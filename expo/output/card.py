@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
@@ -25,6 +25,12 @@ class CardInput:
     label: str
     repo_id: str | None
     stage: str | None = None  # the earlier stage that made it
+    license: Mapping[str, str] = field(default_factory=dict)  # license, license_name, license_link of its own card
+
+    @property
+    def revision(self) -> str | None:
+        """The commit of a repository."""
+        return self.label.removeprefix(f"{self.repo_id}@") if self.repo_id and "@" in self.label else None
 
 
 def card(
@@ -35,8 +41,9 @@ def card(
     inputs: Sequence[CardInput],
     effective: Mapping[str, Any],
     stages: Mapping[str, Any] | None = None,
+    search: Mapping[str, Any] | None = None,
 ) -> str:
-    """The whole README.md. stages: {"recipe", "inputs"} of the earlier stages, by name."""
+    """The whole README.md. stages: {"recipe", "inputs"} of the earlier stages, by name. search: {"summary", ...}."""
     return "\n".join(
         [
             "---",
@@ -47,12 +54,14 @@ def card(
             "",
             f"Made with expo {__version__}.",
             "",
-            "| role | model |",
-            "|---|---|",
-            *(f"| {source.role} | {_origin(source)} |" for source in inputs),
+            "| role | model | revision |",
+            "|---|---|---|",
+            *(_row(source.role, source) for source in inputs),
             "",
+            *_licenses(inputs),
             *_figures(recipe, effective),
             "",
+            *([search["summary"], ""] if search else []),
             "The recipe, and the hash of every tensor, are in `expo.json`; `expo verify` checks them.",
             "",
             "```json",
@@ -65,18 +74,36 @@ def card(
     )
 
 
-def _origin(source: CardInput) -> str:
-    return f"made by the stage {source.stage}" if source.stage else source.label
+def _row(role: str, source: CardInput) -> str:
+    """One input in a table of three columns."""
+    name = f"made by the stage {source.stage}" if source.stage else source.repo_id or source.label
+    cells = (role, name, source.revision or "local")
+    return "| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in cells) + " |"
+
+
+def _licenses(inputs: Sequence[CardInput]) -> list[str]:
+    """What the inputs' cards state, where it does not become the result's own license."""
+    if agreed_license(inputs) or not any(source.license for source in inputs):
+        return []
+    said = [f"{source.repo_id or source.label}: {source.license.get('license', 'none stated')}" for source in inputs]
+    return [f"The inputs' licenses differ ({'; '.join(said)}): what applies to this model has to be looked up.", ""]
+
+
+def agreed_license(inputs: Sequence[CardInput]) -> dict[str, str]:
+    """The license that all inputs state in the same words; {} where they do not."""
+    stated = [dict(source.license) for source in inputs]
+    return stated[0] if stated and all(one == stated[0] for one in stated) else {}
 
 
 def _told(stages: Mapping[str, Any]) -> list[str]:
     """How each earlier stage was made, in the order in which they ran."""
     lines = []
     for name, record in stages.items():
-        lines += [f"## Stage {name}", "", "| role | model |", "|---|---|"]
+        lines += [f"## Stage {name}", "", "| role | model | revision |", "|---|---|---|"]
         for role, source in record["inputs"].items():
-            lines.append(f"| {role} | {_origin(CardInput(role, source['label'], None, source.get('stage')))} |")
-            lines += [f"| {role} | {adapter['label']} |" for adapter in source.get("adapters", ())]
+            for part in (source, *source.get("adapters", ())):
+                own = part["label"].split("+")[0] if part["repo_id"] else part["label"]
+                lines.append(_row(role, CardInput(role, own, part["repo_id"], part.get("stage"))))
         lines += ["", "```json", json.dumps(record["recipe"], indent=2, ensure_ascii=False), "```", ""]
     return lines
 
@@ -95,6 +122,7 @@ def _metadata(method: str, inputs: Sequence[CardInput], stages: Mapping[str, Any
     if ids := _hub_ids(inputs, stages):
         metadata["base_model"] = ids
         metadata["base_model_relation"] = "merge"
+    metadata |= agreed_license(inputs)
     metadata["library_name"] = "transformers"
     metadata["tags"] = ["expo", "merge", method]
     return metadata

@@ -92,8 +92,9 @@ class ComputedTile:
     def _reference(self, start: int) -> Tensor:
         """The authors' result; the change that it rounds takes the base's place, to be measured against."""
         base, aligned = self.tiles
-        asked = _reference_extrapolation(base, aligned, **self.job.parameters)
-        torch.sub(aligned, base, out=self.changes[0]).mul_(self.job.parameters["alpha"])
+        alpha = self.job.parameters["alpha"]
+        asked = _reference_extrapolation(base, aligned, alpha=alpha)
+        torch.sub(aligned, base, out=self.changes[0]).mul_(alpha)
         return asked
 
     def call_with(self, function: Any, start: int, *, here: bool = True) -> Any:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import xxhash
 
-from expo.checkpoint.spec import Checkpoint
+from expo.checkpoint.model_card import license_of
+from expo.checkpoint.spec import Checkpoint, Source
 from expo.errors import DataError, Interrupted, OutputError, RecipeError
 from expo.methods import find_method
 from expo.ops import one_thread
@@ -146,7 +147,7 @@ def _add_small_files(plan: Plan, sink: FolderSink, report: Report) -> None:
         n_bytes = sum(job.n_bytes for job in plan.jobs)
         sink.add_index(_index_name(donor), plan.weight_map, n_bytes)
     sources = [
-        CardInput(name, part.label, part.repo_id, plan.uses.get(name) if part is checkpoint.source else None)
+        _card_input(name, part, plan.uses.get(name) if part is checkpoint.source else None)
         for name, checkpoint in plan.inputs.items()
         for part in (checkpoint.source, *checkpoint.source.adapters)
     ]
@@ -165,6 +166,11 @@ def _add_small_files(plan: Plan, sink: FolderSink, report: Report) -> None:
         plan.stages,
     )
     sink.add_file(NAME, as_text(content))
+
+
+def _card_input(role: str, source: Source, stage: str | None) -> CardInput:
+    own = f"{source.repo_id}@{source.revision}" if source.repo_id else source.folder.name
+    return CardInput(role, own, source.repo_id, stage, license_of(source))
 
 
 def _index_name(donor: Checkpoint) -> str:

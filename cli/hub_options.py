@@ -8,7 +8,11 @@ import click
 PRIVATE = click.option("--private", is_flag=True, help="Make a new repository private.")
 BRANCH = click.option("--branch", metavar="NAME", help="Commit on this branch; it is made if it is not there.")
 PR = click.option("--pr", is_flag=True, help="Open a pull request instead of committing.")
-PUSH_TO = click.option("--push-to", metavar="ORG/NAME", help="Publish the result on the Hub too, in one commit.")
+PUSH_TO = click.option(
+    "--push-to",
+    metavar="ORG/NAME",
+    help="Publish the result on the Hub, in one commit; without -o it is kept nowhere else.",
+)
 
 
 TARGET = [PRIVATE, BRANCH, PR]  # how a target is written to

@@ -49,7 +49,7 @@ def merge(recipe: Path, out: Path | None, output: Path | None, sets: tuple[str, 
     stage. Relative paths in RECIPE count from the current directory. A killed run continues when the same command is
     repeated.
     """
-    if (out is None) == (output is None):
+    if (out and output) or not (out or output or options["push_to"]):
         raise click.UsageError("Give the output once: expo merge RECIPE -o OUTPUT, or expo merge RECIPE OUTPUT.")
     from expo.recipe import read_recipe
 
@@ -58,15 +58,15 @@ def merge(recipe: Path, out: Path | None, output: Path | None, sets: tuple[str, 
     _write(recipes, output or out, options)
 
 
-def _write(recipes, output: Path, options: dict[str, Any]) -> None:
+def _write(recipes, output: Path | None, options: dict[str, Any]) -> None:
     """Check everything, then run stage after stage; prints plans or summaries."""
     from expo.cli.write import check_room, checked_target, closing, stream, warn
     from expo.planning.budget import check_memory, default_threads, summary, totals
     from expo.stages import Run
 
     threads = options["threads"] or default_threads()
-    run, as_json, quiet = Run(recipes, output, options["overwrite"]), options["as_json"], options["quiet"]
-    target = checked_target(options)
+    as_json, quiet, target = options["as_json"], options["quiet"], checked_target(options)
+    run = Run(recipes, output or target.place, options["overwrite"], passes=output is None)
     if target and len(recipes.results) > 1:
         names = ", ".join(stage.name for stage in recipes.results)
         raise click.UsageError(f"The recipe has several results ({names}): run it without --push-to, then push each.")
@@ -92,7 +92,9 @@ def _write(recipes, output: Path, options: dict[str, Any]) -> None:
     def one(stage, plan, folder: Path, overwrite: bool):
         if not quiet:
             click.echo((f"{stage.name} -> {folder}\n" if several else "") + summary(plan, threads), err=True)
-        return stream(plan, folder, overwrite, options, target if stage in recipes.results else None)
+        passes = output is None and stage in recipes.results
+        place = None if passes else folder
+        return stream(plan, place, overwrite, options, target if stage in recipes.results else None)
 
     reports = run.run(one, keep_stages=options["keep_stages"])
     if as_json:

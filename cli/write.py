@@ -19,11 +19,12 @@ def write(recipe: Recipe, options: dict[str, Any]) -> None:
 
     quiet, as_json = options["quiet"], options["as_json"]
     target = checked_target(options)
-    if options["output"] is None:
-        raise click.UsageError("Name the output: -o OUTPUT.")
+    if options["output"] is None and target is None:
+        raise click.UsageError("Name the output: -o OUTPUT, or --push-to ORG/NAME.")
     planned = plan(recipe)
     threads = options["threads"] or default_threads()
-    check_output(planned, FolderSink(options["output"], overwrite=options["overwrite"]))
+    if options["output"] is not None:  # else the run itself checks what little it needs
+        check_output(planned, FolderSink(options["output"], overwrite=options["overwrite"]))
     check_memory(planned, threads)
     if target:
         check_room(planned, target)
@@ -91,7 +92,7 @@ def closing(report) -> str:
     record = report.record()
     lines = [
         f"wrote {report.output}: {report.tensors} tensors, {size(report.n_bytes_written)} "
-        f"in {report.seconds:.2f} s + {report.fsync_seconds:.2f} s to the disk"
+        f"in {report.seconds:.2f} s + {report.fsync_seconds:.2f} s {'to the Hub' if report.passed else 'to the disk'}"
         + (f", {record['gb_per_second']:.2f} GB/s read and written" if record["gb_per_second"] else "")
         + f", peak memory {report.peak_rss / 2**20:.0f} MiB"
     ]

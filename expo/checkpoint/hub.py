@@ -15,7 +15,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from expo.checkpoint.adapters import CONFIG, SIDE_FILES, WEIGHTS, adapter_in_folder, choose_adapter
 from expo.checkpoint.contents import WEIGHT_SUFFIXES, choose_weights, is_side_file
-from expo.checkpoint.hub_errors import translated
+from expo.checkpoint.hub_errors import patiently, translated
 from expo.checkpoint.remote import RemoteFile
 from expo.checkpoint.source import from_folder
 from expo.checkpoint.spec import Source
@@ -72,7 +72,7 @@ def fetch(text: str, repo_id: str, revision: str | None, *, max_header: int, str
 
 
 def _left_there(repo_id: str, commit: str, wanted: Mapping[str, Any]) -> dict[str, RemoteFile]:
-    """The files that stay on the Hub: those in safetensors that are not in the cache. wanted: name -> what is listed."""
+    """The files that stay on the Hub: in safetensors, and not in the cache. wanted: name -> what the Hub lists."""
     from huggingface_hub import try_to_load_from_cache
 
     there = {}
@@ -125,8 +125,8 @@ def _listing(repo_id: str, revision: str | None, *, details: bool = False) -> tu
     _probe(constants.ENDPOINT)
     from huggingface_hub import HfApi
 
-    with translated(repo_id, revision):
-        found = HfApi().model_info(repo_id, revision=revision, files_metadata=details, timeout=TIMEOUT)
+    asked = {"revision": revision, "files_metadata": details, "timeout": TIMEOUT}
+    found = patiently(lambda: HfApi().model_info(repo_id, **asked), repo_id, revision)
     if not re.fullmatch(r"[0-9a-f]{40}", found.sha or ""):
         raise HubError(f"{repo_id}: the Hub named no commit for {revision or 'main'}.")
     return found.sha, {file.rfilename: file for file in found.siblings or []}
@@ -136,9 +136,8 @@ def _download(repo_id: str, revision: str, names: set[str]) -> Path:
     """The snapshot's folder in the cache, with at least these files."""
     from huggingface_hub import snapshot_download
 
-    patterns = sorted(glob.escape(name) for name in names)
-    with translated(repo_id, revision):
-        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=patterns))
+    asked = {"revision": revision, "allow_patterns": sorted(glob.escape(name) for name in names)}
+    return Path(patiently(lambda: snapshot_download(repo_id, **asked), repo_id, revision))
 
 
 def _from_cache(text: str, repo_id: str, revision: str | None, cause: HubUnreachable, max_header: int) -> Source:

@@ -4,9 +4,12 @@ Its own texts may hold headers and signed addresses, and are not repeated.
 """
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
+from expo.checkpoint.range_answer import wait_asked
 from expo.errors import (
     HubAccessDenied,
     HubError,
@@ -14,6 +17,10 @@ from expo.errors import (
     HubRevisionNotFound,
     HubUnreachable,
 )
+
+WAITS = (0.0, 0.2, 0.8, 2.0)  # seconds before another try
+LONGEST_WAIT = 300.0  # seconds that a server may ask for: the Hub's limits count over five minutes
+Result = TypeVar("Result")
 
 
 @contextmanager
@@ -27,17 +34,51 @@ def translated(repo_id: str, revision: str | None, *passed: type[Exception]) -> 
         raise refusal(error, repo_id, revision) from None
 
 
+def patiently(call: Callable[[], Result], repo_id: str, revision: str | None) -> Result:
+    """What `call` returns, tried again where what failed may pass; else raises a HubError."""
+    for wait in (*WAITS, None):
+        try:
+            return call()
+        except Exception as error:
+            if wait is None or not _may_pass(error):
+                raise refusal(error, repo_id, revision) from None
+            answer = _answer_to(error)
+            time.sleep(max(wait, min(wait_asked(answer.headers), LONGEST_WAIT) if answer is not None else 0.0))
+    raise AssertionError("unreachable")
+
+
+def _answer_to(error: BaseException | None) -> Any:
+    """The answer that an error, or what caused it, came from; None where there was none."""
+    while error is not None:
+        if (answer := getattr(error, "response", None)) is not None:
+            return answer
+        error = error.__cause__
+    return None
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether another try may do better."""
+    from huggingface_hub import errors
+
+    answer = _answer_to(error)
+    if answer is not None:
+        return answer.status_code in (408, 429) or answer.status_code >= 500
+    lasting = (errors.HFValidationError, errors.OfflineModeIsEnabled)
+    full = isinstance(error, OSError) and error.errno is not None
+    return not (full or isinstance(error, lasting) or isinstance(error.__cause__, lasting))
+
+
 def refusal(error: Exception, repo_id: str, revision: str | None) -> HubError:
     """The error to raise for one of huggingface_hub's: what, and what to do."""
     from huggingface_hub import errors, get_token
 
     page = f"https://huggingface.co/{repo_id}"
-    status = getattr(getattr(error, "response", None), "status_code", None)
+    status = getattr(_answer_to(error), "status_code", None)
     if isinstance(error, errors.RevisionNotFoundError):
         return HubRevisionNotFound(
             f"{repo_id}: no branch, tag or commit {revision!r}.", f"See {page}/tree/main for those there are."
         )
-    if isinstance(error, errors.EntryNotFoundError):
+    if isinstance(error, errors.RemoteEntryNotFoundError):
         return HubError(f"{repo_id}: a file is not there any more at {revision}.", "Run the command again.")
     if isinstance(error, errors.GatedRepoError) or status == 403:
         who = "this account has no access" if get_token() else "it is gated, and no token is set"

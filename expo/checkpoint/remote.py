@@ -10,14 +10,13 @@ import threading
 from typing import Any
 from urllib.parse import urlsplit
 
-from expo.checkpoint.hub_errors import refusal
+from expo.checkpoint.hub_errors import LONGEST_WAIT, refusal
 from expo.checkpoint.range_answer import Fault, check_answer, take_body, wait_asked
 from expo.errors import ChangedFile, ExpoError, HubBadAnswer, HubError, HubUnreachable, Interrupted
 
 CONNECT_S, ANSWER_S = 10.0, 30.0  # to open a connection; between two pieces of an answer
 WAITS = (0.0, 0.2, 0.8, 2.0, 5.0, 10.0)  # seconds before another try, as long as nothing arrives
 WAITS_AFTER_NONSENSE = WAITS[:3]  # where a server answers, but not as HTTP wants it
-LONGEST_WAIT = 300.0  # seconds that a server may ask for: the Hub's limits count over five minutes
 
 
 class _Passing(Exception):

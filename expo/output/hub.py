@@ -17,6 +17,7 @@ from expo.output.arrived import Arrived, ArrivedFiles, packed, stamp_of, unpacke
 from expo.output.hub_access import check_may_create, check_may_write, check_token, prepare_library
 from expo.output.hub_content import Content, content_of
 from expo.output.hub_errors import endpoint, page, push_error, told
+from expo.output.state import state_path
 from expo.version import __version__
 
 if TYPE_CHECKING:
@@ -65,6 +66,17 @@ class HubTarget:
     def label(self) -> str:
         """What messages call it."""
         return f"{self.repo_id}@{self.branch}" if self.branch else self.repo_id
+
+    @property
+    def key(self) -> str:
+        """What tells it from every other target."""
+        place = [endpoint(), self.repo_id, self.branch, self.pr]
+        return xxhash.xxh3_128_hexdigest(json.dumps(place).encode())
+
+    @property
+    def place(self) -> Path:
+        """Where a result that is kept nowhere else has its journal on its way here; nothing is made."""
+        return state_path("results", self.key, self.repo_id.replace("/", "--"))
 
     # --- before any work ----------------------------------------------------------------------------------------------
 
@@ -147,9 +159,7 @@ class HubTarget:
         files count while they are unchanged. Raises a PushError, or OutputError where another process pushes there.
         """
         self.identity = identity
-        place = [endpoint(), self.repo_id, self.branch, self.pr]
-        key = xxhash.xxh3_128_hexdigest(json.dumps(place).encode())
-        self.arrived = ArrivedFiles(key, {"endpoint": endpoint(), "target": self.label, "pr": self.pr})
+        self.arrived = ArrivedFiles(self.key, {"endpoint": endpoint(), "target": self.label, "pr": self.pr})
         try:
             if self.main.commit is None:
                 with told(self.repo_id, "making the repository"):

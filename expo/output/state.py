@@ -6,11 +6,16 @@ from pathlib import Path
 from expo.errors import OutputError
 
 
-def state_folder(*parts: str) -> Path:
-    """$XDG_STATE_HOME/expo/PARTS, or ~/.local/state/expo/PARTS; made, for its owner alone, if it is not there."""
+def state_path(*parts: str) -> Path:
+    """$XDG_STATE_HOME/expo/PARTS, or ~/.local/state/expo/PARTS; whether or not it is there."""
     home = os.environ.get("XDG_STATE_HOME", "")
     root = Path(home) if os.path.isabs(home) else Path.home() / ".local" / "state"
-    folder = root / "expo"
+    return root.joinpath("expo", *parts)
+
+
+def state_folder(*parts: str) -> Path:
+    """$XDG_STATE_HOME/expo/PARTS, or ~/.local/state/expo/PARTS; made, for its owner alone, if it is not there."""
+    folder = state_path()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for part in parts:

@@ -49,6 +49,11 @@ class Pieces:
         self.ended = threading.Semaphore(0)  # released by each thread at its end
         self.failures: list[tuple[int, int, BaseException]] = []
 
+    @property
+    def needs_threads(self) -> bool:
+        """Whether all must be done in this process: so each byte from the Hub comes once, and passes its hash."""
+        return self.plan.n_streamed > 0
+
     def segment(self, lane: Lane, index: int, segment: int) -> None:
         """Do one segment."""
         raise NotImplementedError

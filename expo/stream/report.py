@@ -75,6 +75,7 @@ class Report:
     warnings: list[str] = field(default_factory=list)
     hashes: dict[str, str] = field(default_factory=dict)  # output tensor -> xxh3-128 over its segments' digests
     published: Any = None  # what came of a push to the Hub
+    passed: bool = False  # it went to the Hub alone
 
     @property
     def effective_alpha(self) -> float | None:

@@ -1,14 +1,13 @@
 """run(plan, output): stream a plan into a folder and publish it with index, side files, manifest and card."""
 
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import xxhash
 
 from expo.checkpoint.model_card import license_of
 from expo.checkpoint.spec import Checkpoint, Source
-from expo.errors import DataError, Interrupted, RecipeError
+from expo.errors import DataError, Interrupted, OutputError, RecipeError
 from expo.methods import find_method
 from expo.ops import one_thread
 from expo.output.card import CardInput, card
@@ -22,6 +21,7 @@ from expo.planning.budget import check_memory, default_threads
 from expo.planning.identity import check_output, description, fingerprint, records_after_reading
 from expo.planning.jobs import Plan
 from expo.stream.loop import Stream, report_of, settings_for
+from expo.stream.passing import PassingSink
 from expo.stream.pieces import Progress
 from expo.stream.probe import check_tied, pair_warnings
 from expo.stream.report import Fidelity, Report, peak_rss
@@ -33,7 +33,7 @@ from expo.stream.workers import carry_out
 
 def run(
     plan: Plan,
-    output: str | Path,
+    output: str | Path | None = None,
     *,
     overwrite: bool = False,
     threads: int | None = None,
@@ -45,6 +45,8 @@ def run(
     target: HubTarget | None = None,
 ) -> Report:
     """Write the planned checkpoint to the folder `output`, which appears whole or not at all.
+
+    output: None sends the result to `target` alone: at most two of its shards lie on the disk at a time.
 
     overwrite: replace an `output` that exists, when the new one is complete.
     threads: workers (processes, for large outputs on the CPU); default one a core. Never changes a byte.
@@ -59,7 +61,8 @@ def run(
     if threads is not None and threads < 1:
         raise RecipeError(f"threads must be at least 1, not {threads}.")
     settings = settings_for(plan, device, checks=checks)
-    sink = FolderSink(output, overwrite=overwrite)
+    sink = _sink(plan, output, overwrite, target)
+    passing = sink if isinstance(sink, PassingSink) else None
     check_output(plan, sink)
     workers = threads or default_threads()
     check_memory(plan, workers)
@@ -73,20 +76,23 @@ def run(
         if target:
             target.open(fingerprint(plan))
         complete = sink.open(fingerprint(plan), description(plan), plan.shards)
-        if target:
+        if target and not passing:
             uploads = Uploads(plan, sink, target)
         if complete:
-            published = uploads and uploads.commit()
+            report = _report_of_finished(plan, sink, warnings)
+            report.published = (uploads or passing) and (uploads or passing).commit()
             sink.publish()
-            return replace(_report_of_finished(plan, sink.output, warnings), published=published)
+            return report
         began = time.perf_counter()
         surveyed = survey(plan, settings, workers, progress=progress)
         advance = uploads.beside(progress) if uploads else progress
         stream = Stream(plan, sink, settings, surveyed=surveyed, progress=advance, ahead=workers)
+        if passing:
+            passing.is_stopped = stream.stop.is_set
         memory = carry_out(stream, workers)
         seconds = time.perf_counter() - began
-        report = report_of(stream, str(sink.output))
-        report.seconds = seconds
+        report = report_of(stream, target.label if passing else str(sink.output))
+        report.seconds, report.passed = seconds, passing is not None
         report.fsync_seconds = sink.sync()
         if verify_inputs:
             read_through(plan)
@@ -98,7 +104,8 @@ def run(
         if uploads:
             sink.seal()
             uploads.finish()
-            report.published = uploads.commit()
+        if uploads or passing:
+            report.published = (uploads or passing).commit()
         sink.publish()
     except Interrupted:
         sink.abandon(drop=False)
@@ -108,7 +115,9 @@ def run(
         sink.abandon(drop=isinstance(error, DataError))
         raise
     finally:
-        if target:
+        if passing:
+            passing.let_target_go()
+        elif target:
             uploads.abandon() if uploads else target.close()
     report.peak_rss = peak_rss() + memory
     return report
@@ -170,11 +179,20 @@ def _index_name(donor: Checkpoint) -> str:
     return index if index and index.endswith(".safetensors.index.json") else "model.safetensors.index.json"
 
 
-def _report_of_finished(plan: Plan, output: Path, warnings: list[str]) -> Report:
+def _sink(plan: Plan, output: str | Path | None, overwrite: bool, target: HubTarget | None) -> FolderSink:
+    """Where the result goes: a folder, or through this machine to the Hub."""
+    if output is not None:
+        return FolderSink(output, overwrite=overwrite)
+    if target is None:
+        raise OutputError("there is no output: name a folder, or a target on the Hub.")
+    return PassingSink(plan, target)
+
+
+def _report_of_finished(plan: Plan, sink: FolderSink, warnings: list[str]) -> Report:
     """The report of a run that had nothing left to do but to appear."""
-    effective = read_manifest(output)["effective"]
+    effective = read_manifest(sink.sealed[NAME].parent)["effective"]
     return Report(
-        output=str(output),
+        output=sink.target.label if isinstance(sink, PassingSink) else str(sink.output),
         tensors=len(plan.jobs),
         n_bytes_written=plan.n_bytes_written,
         alpha=plan.recipe.asked_alpha,

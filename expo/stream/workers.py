@@ -34,7 +34,7 @@ def can_fork(work: Pieces, workers: int) -> bool:
         sys.platform == "linux"
         and workers > 1
         and work.settings.device.type == "cpu"
-        and not work.plan.n_streamed  # one process reads from the Hub, so that each byte comes once and passes its hash
+        and not work.needs_threads
         and work.plan.n_bytes_written >= FORK_ABOVE
         and alone()
     )

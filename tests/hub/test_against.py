@@ -1,4 +1,4 @@
-"""Against a published checkpoint: how much is bit-identical, how far the rest lies, and the alpha that it really holds."""
+"""Against a published checkpoint: how much is bit-identical, how far the rest lies, which alpha it really holds."""
 
 import json
 import math

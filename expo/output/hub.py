@@ -16,7 +16,7 @@ from expo.errors import PushError, TargetHolds, TargetMissing
 from expo.output.arrived import Arrived, ArrivedFiles, packed, stamp_of, unpacked
 from expo.output.hub_access import check_may_create, check_may_write, check_token, prepare_library
 from expo.output.hub_content import Content, content_of
-from expo.output.hub_errors import endpoint, page, push_error, told
+from expo.output.hub_errors import asked, endpoint, page, push_error, told
 from expo.output.state import state_path
 from expo.version import __version__
 
@@ -132,10 +132,9 @@ class HubTarget:
         from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
         absent, doing = RevisionNotFoundError if revision else RepositoryNotFoundError, "asking what it holds"
+        options = {"revision": revision, "files_metadata": True, "timeout": PATIENCE[1]}
         try:
-            with told(self.repo_id, doing, absent):
-                options = {"files_metadata": True, "timeout": PATIENCE[1]}
-                return content_of(self.api.repo_info(self.repo_id, revision=revision, **options))
+            return asked(self.repo_id, doing, lambda: content_of(self.api.repo_info(self.repo_id, **options)), absent)
         except absent as error:
             if isinstance(error, GatedRepoError):
                 raise push_error(error, self.repo_id, doing) from None
@@ -147,8 +146,9 @@ class HubTarget:
             return None
         from huggingface_hub import hf_hub_download
 
-        with told(self.repo_id, f"reading {name}"):
-            return Path(hf_hub_download(self.repo_id, name, revision=self.held.commit)).read_bytes()
+        options = {"revision": self.held.commit}
+        found = asked(self.repo_id, f"reading {name}", lambda: hf_hub_download(self.repo_id, name, **options))
+        return Path(found).read_bytes()
 
     # --- sending ------------------------------------------------------------------------------------------------------
 
@@ -162,8 +162,8 @@ class HubTarget:
         self.arrived = ArrivedFiles(self.key, {"endpoint": endpoint(), "target": self.label, "pr": self.pr})
         try:
             if self.main.commit is None:
-                with told(self.repo_id, "making the repository"):
-                    self.api.create_repo(self.repo_id, private=self.private or None, exist_ok=True)
+                options = {"private": self.private or None, "exist_ok": True}
+                asked(self.repo_id, "making the repository", lambda: self.api.create_repo(self.repo_id, **options))
                 self.look_again()
                 self.check_room()  # someone else may have made it meanwhile
             self.drop_stale()

@@ -15,6 +15,7 @@ from expo.errors import (
     OutputError,
     PushError,
     PushLost,
+    PushOffline,
     SourceError,
     TargetHolds,
     TargetMissing,
@@ -265,6 +266,39 @@ def test_someone_elses_commit_during_the_push_is_not_overwritten(hub, folder, mo
     assert held(hub, "tester/m") == {"notes.txt": b"mine"}
     push(folder, "tester/m", overwrite=True)
     assert held(hub, "tester/m") == local(folder) and len(received(hub)) == 3
+
+
+def test_a_stale_parent_is_looked_at_again_and_nothing_is_sent_twice(hub, folder, other, monkeypatch):
+    push(other, "tester/m")
+
+    def meanwhile(target, paths, message, real=hub_commit._commit):
+        if "notes.txt" not in hub.repositories["tester/m"].head.files:
+            hub.repositories["tester/m"].commit({"notes.txt": hub.blob(b"mine", is_large=False)})
+        return real(target, paths, message)
+
+    monkeypatch.setattr(hub_commit, "_commit", meanwhile)
+    n_before = len(received(hub))
+    push(folder, "tester/m", overwrite=True)
+    assert [asked.status for asked in hub.asked if "/commit/" in asked.path][-2:] == [412, 200]
+    assert held(hub, "tester/m") == local(folder) and len(received(hub)) == n_before + 3
+
+
+@pytest.mark.parametrize("kind", ["500", "429", "reset", "close"])
+@pytest.mark.parametrize("first", range(4))
+def test_a_push_survives_one_failed_request_in_four_wherever_it_falls(hub, folder, kind, first):
+    hub.faults = Faults(4, [kind], limit=40)
+    hub.faults.seen = first
+    push(folder, "tester/m")
+    assert len(hub.faults.failed) > 3 and held(hub, "tester/m") == local(folder)
+    assert len(hub.repositories["tester/m"].commits) == 3
+
+
+def test_a_hub_that_cannot_be_reached_is_named_at_once(hub, folder, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(PushOffline, match=r"tester/m: .*http://127\.0\.0\.1:9 cannot be reached"):
+        push(folder, "tester/m")
 
 
 def test_what_the_hub_tidied_up_is_sent_again(hub, folder):

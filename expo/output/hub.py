@@ -16,7 +16,8 @@ from expo.errors import PushError, TargetHolds, TargetMissing
 from expo.output.arrived import Arrived, ArrivedFiles, packed, stamp_of, unpacked
 from expo.output.hub_access import check_may_create, check_may_write, check_token, prepare_library
 from expo.output.hub_content import Content, content_of
-from expo.output.hub_errors import endpoint, page, push_error, told
+from expo.output.hub_errors import endpoint, page, push_error
+from expo.output.hub_patience import patiently
 from expo.output.state import state_path
 from expo.version import __version__
 
@@ -133,9 +134,9 @@ class HubTarget:
 
         absent, doing = RevisionNotFoundError if revision else RepositoryNotFoundError, "asking what it holds"
         try:
-            with told(self.repo_id, doing, absent):
-                options = {"files_metadata": True, "timeout": PATIENCE[1]}
-                return content_of(self.api.repo_info(self.repo_id, revision=revision, **options))
+            options = {"revision": revision, "files_metadata": True, "timeout": PATIENCE[1]}
+            ask = lambda: content_of(self.api.repo_info(self.repo_id, **options))  # noqa: E731
+            return patiently(self.repo_id, doing, ask, absent)
         except absent as error:
             if isinstance(error, GatedRepoError):
                 raise push_error(error, self.repo_id, doing) from None
@@ -147,8 +148,8 @@ class HubTarget:
             return None
         from huggingface_hub import hf_hub_download
 
-        with told(self.repo_id, f"reading {name}"):
-            return Path(hf_hub_download(self.repo_id, name, revision=self.held.commit)).read_bytes()
+        fetch = lambda: hf_hub_download(self.repo_id, name, revision=self.held.commit)  # noqa: E731
+        return Path(patiently(self.repo_id, f"reading {name}", fetch)).read_bytes()
 
     # --- sending ------------------------------------------------------------------------------------------------------
 
@@ -162,8 +163,8 @@ class HubTarget:
         self.arrived = ArrivedFiles(self.key, {"endpoint": endpoint(), "target": self.label, "pr": self.pr})
         try:
             if self.main.commit is None:
-                with told(self.repo_id, "making the repository"):
-                    self.api.create_repo(self.repo_id, private=self.private or None, exist_ok=True)
+                make = lambda: self.api.create_repo(self.repo_id, private=self.private or None, exist_ok=True)  # noqa: E731
+                patiently(self.repo_id, "making the repository", make)
                 self.look_again()
                 self.check_room()  # someone else may have made it meanwhile
             self.drop_stale()
@@ -206,10 +207,14 @@ class HubTarget:
         if self.kept(path_in_repo, path):
             return
         stamp = stamp_of(path)
-        operation = CommitOperationAdd(path_in_repo=path_in_repo, path_or_fileobj=str(path))
-        revision = None if self.is_new_branch else self.branch
-        with told(self.repo_id, f"sending {path_in_repo}"):
-            self.api.preupload_lfs_files(self.repo_id, [operation], revision=revision, create_pr=self.pr, num_threads=1)
+        where = {"revision": None if self.is_new_branch else self.branch, "create_pr": self.pr, "num_threads": 1}
+
+        def send() -> CommitOperationAdd:
+            made = CommitOperationAdd(path_in_repo=path_in_repo, path_or_fileobj=str(path))
+            self.api.preupload_lfs_files(self.repo_id, [made], **where)
+            return made
+
+        operation = patiently(self.repo_id, f"sending {path_in_repo}", send)
         if operation.path_or_fileobj != b"":
             return  # a small file, whose bytes go into the commit itself
         info, held = operation.upload_info, self.held.oid(path_in_repo)

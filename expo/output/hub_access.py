@@ -3,7 +3,8 @@
 from typing import Any
 
 from expo.errors import TargetMissing
-from expo.output.hub_errors import no_token, no_write_access, page, told
+from expo.output.hub_errors import no_token, no_write_access, page
+from expo.output.hub_patience import patiently
 
 
 def prepare_library(patience: tuple[float, float, float, float], *, progress: bool) -> None:
@@ -27,18 +28,14 @@ def check_token(repo_id: str) -> None:
 
 def check_may_write(api: Any, repo_id: str, *, pr: bool) -> None:
     """Raise NoWriteAccess unless the token may commit to a repository; a pull request needs only to read it."""
-    with told(repo_id, "asking for access"):
-        api.auth_check(repo_id, write=not pr)
+    patiently(repo_id, "asking for access", lambda: api.auth_check(repo_id, write=not pr))
 
 
 def check_may_create(api: Any, repo_id: str, *, pr: bool) -> None:
     """Raise TargetMissing or NoWriteAccess unless the token may make the repository, as far as the account tells."""
     if pr:
         raise TargetMissing(f"{repo_id}: no such repository, so there is none to open a pull request on.")
-    with told(repo_id, "asking who pushes"):
-        account = api.whoami()
-        orgs = {org["name"]: org.get("roleInOrg") for org in account.get("orgs") or []}
-        name = account["name"]
+    account, orgs, name = patiently(repo_id, "asking who pushes", lambda: _account(api))
     role = ((account.get("auth") or {}).get("accessToken") or {}).get("role")
     namespace = repo_id.split("/")[0]
     if role == "read":
@@ -51,3 +48,10 @@ def check_may_create(api: Any, repo_id: str, *, pr: bool) -> None:
         )
     if namespace != name and orgs[namespace] == "read":
         raise no_write_access(repo_id)
+
+
+def _account(api: Any) -> tuple[dict[str, Any], dict[str, str | None], str]:
+    """Who the token belongs to: what the Hub says, the organisations and the role in each, the name."""
+    account = api.whoami()
+    orgs = {org["name"]: org.get("roleInOrg") for org in account.get("orgs") or []}
+    return account, orgs, account["name"]

@@ -16,7 +16,7 @@ from expo.errors import PushError, TargetHolds, TargetMissing
 from expo.output.arrived import Arrived, ArrivedFiles, packed, stamp_of, unpacked
 from expo.output.hub_access import check_may_create, check_may_write, check_token, prepare_library
 from expo.output.hub_content import Content, content_of
-from expo.output.hub_errors import asked, endpoint, page, push_error, told
+from expo.output.hub_errors import endpoint, page, patiently, push_error
 from expo.output.state import state_path
 from expo.version import __version__
 
@@ -134,7 +134,9 @@ class HubTarget:
         absent, doing = RevisionNotFoundError if revision else RepositoryNotFoundError, "asking what it holds"
         options = {"revision": revision, "files_metadata": True, "timeout": PATIENCE[1]}
         try:
-            return asked(self.repo_id, doing, lambda: content_of(self.api.repo_info(self.repo_id, **options)), absent)
+            return patiently(
+                self.repo_id, doing, lambda: content_of(self.api.repo_info(self.repo_id, **options)), absent
+            )
         except absent as error:
             if isinstance(error, GatedRepoError):
                 raise push_error(error, self.repo_id, doing) from None
@@ -147,7 +149,7 @@ class HubTarget:
         from huggingface_hub import hf_hub_download
 
         options = {"revision": self.held.commit}
-        found = asked(self.repo_id, f"reading {name}", lambda: hf_hub_download(self.repo_id, name, **options))
+        found = patiently(self.repo_id, f"reading {name}", lambda: hf_hub_download(self.repo_id, name, **options))
         return Path(found).read_bytes()
 
     # --- sending ------------------------------------------------------------------------------------------------------
@@ -163,7 +165,7 @@ class HubTarget:
         try:
             if self.main.commit is None:
                 options = {"private": self.private or None, "exist_ok": True}
-                asked(self.repo_id, "making the repository", lambda: self.api.create_repo(self.repo_id, **options))
+                patiently(self.repo_id, "making the repository", lambda: self.api.create_repo(self.repo_id, **options))
                 self.look_again()
                 self.check_room()  # someone else may have made it meanwhile
             self.drop_stale()
@@ -207,9 +209,9 @@ class HubTarget:
             return
         stamp = stamp_of(path)
         operation = CommitOperationAdd(path_in_repo=path_in_repo, path_or_fileobj=str(path))
-        revision = None if self.is_new_branch else self.branch
-        with told(self.repo_id, f"sending {path_in_repo}"):
-            self.api.preupload_lfs_files(self.repo_id, [operation], revision=revision, create_pr=self.pr, num_threads=1)
+        options = {"revision": None if self.is_new_branch else self.branch, "create_pr": self.pr, "num_threads": 1}
+        send = self.api.preupload_lfs_files
+        patiently(self.repo_id, f"sending {path_in_repo}", lambda: send(self.repo_id, [operation], **options))
         if operation.path_or_fileobj != b"":
             return  # a small file, whose bytes go into the commit itself
         info, held = operation.upload_info, self.held.oid(path_in_repo)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from expo.errors import TargetMissing
-from expo.output.hub_errors import asked, no_token, no_write_access, page, told
+from expo.output.hub_errors import no_token, no_write_access, page, patiently, told
 
 
 def prepare_library(patience: tuple[float, float, float, float], *, progress: bool) -> None:
@@ -27,14 +27,14 @@ def check_token(repo_id: str) -> None:
 
 def check_may_write(api: Any, repo_id: str, *, pr: bool) -> None:
     """Raise NoWriteAccess unless the token may commit to a repository; a pull request needs only to read it."""
-    asked(repo_id, "asking for access", lambda: api.auth_check(repo_id, write=not pr))
+    patiently(repo_id, "asking for access", lambda: api.auth_check(repo_id, write=not pr))
 
 
 def check_may_create(api: Any, repo_id: str, *, pr: bool) -> None:
     """Raise TargetMissing or NoWriteAccess unless the token may make the repository, as far as the account tells."""
     if pr:
         raise TargetMissing(f"{repo_id}: no such repository, so there is none to open a pull request on.")
-    account = asked(repo_id, "asking who pushes", api.whoami)
+    account = patiently(repo_id, "asking who pushes", api.whoami)
     with told(repo_id, "asking who pushes"):
         orgs = {org["name"]: org.get("roleInOrg") for org in account.get("orgs") or []}
         name = account["name"]

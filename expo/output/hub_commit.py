@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from expo.errors import PushError, PushLost, TargetMoved
+from expo.errors import NotTheHub, PushError, PushLost, TargetMoved
 from expo.output.arrived import unpacked
 from expo.output.hub import HubTarget
-from expo.output.hub_errors import asked, page, status_of, told
+from expo.output.hub_errors import page, patiently, status_of, told
 from expo.version import __version__
 
 MESSAGE = f"Checkpoint made with expo {__version__}"
@@ -61,7 +61,7 @@ def publish(target: HubTarget, files: Mapping[str, str | Path], message: str) ->
         try:
             done, revision = _commit(target, paths, message)
             break
-        except (TargetMoved, PushLost):
+        except (TargetMoved, PushLost, NotTheHub):
             time.sleep(min(attempt, 4))
             if found := _arrived_after_all(target, paths, message):
                 return found
@@ -132,7 +132,7 @@ def _in_pull_request(target: HubTarget, paths: Mapping[str, Path], message: str)
     """The open pull request of the same title that shows exactly these files."""
     kind = {"discussion_type": "pull_request", "discussion_status": "open"}
     doing, call = "looking through its pull requests", target.api.get_repo_discussions
-    for pull in asked(target.repo_id, doing, lambda: list(call(target.repo_id, **kind))):
+    for pull in patiently(target.repo_id, doing, lambda: list(call(target.repo_id, **kind))):
         wanted = pull.is_pull_request and pull.title == message
         found = target.look(pull.git_reference) if wanted else None
         if found and target.holds(paths, found):

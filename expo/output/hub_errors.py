@@ -26,7 +26,7 @@ from expo.errors import (
 
 Answer = TypeVar("Answer")
 CONTINUES = "What arrived is remembered: the same command continues."
-_WAITS = (0.3, 1.0, 2.0, 4.0)  # seconds before a question is asked again
+_WAITS = (0.0, 0.3, 1.0, 2.0, 4.0)  # seconds before a question is asked again
 _REASON = 300  # characters of a server's own words
 _SECRETS = re.compile(r"hf_\w+|Bearer\s+\S+", re.IGNORECASE)
 
@@ -42,7 +42,7 @@ def told(repo_id: str, doing: str, *passed: type[Exception]) -> Iterator[None]:
         raise push_error(error, repo_id, doing) from None
 
 
-def asked(repo_id: str, doing: str, call: Callable[[], Answer], *passed: type[Exception]) -> Answer:
+def patiently(repo_id: str, doing: str, call: Callable[[], Answer], *passed: type[Exception]) -> Answer:
     """What a question answers that may be asked again: where the connection or the Hub fails, it is."""
     for wait in (*_WAITS, None):
         try:
@@ -50,7 +50,7 @@ def asked(repo_id: str, doing: str, call: Callable[[], Answer], *passed: type[Ex
                 return call()
         except PushOffline:
             raise
-        except PushLost:
+        except (PushLost, NotTheHub):
             if wait is None:
                 raise
             time.sleep(wait)

@@ -27,6 +27,7 @@ COMMANDS = {
     "diff": ("expo.cli.diff", "Compare two checkpoints tensor by tensor, and what an alpha would really move."),
     "lora": ("expo.cli.lora", "Extract a LoRA from two checkpoints, or extrapolate between two adapters."),
     "verify": ("expo.cli.verify", "Check a checkpoint against its manifest, or recompute it from its inputs."),
+    "push": ("expo.cli.push", "Publish a checkpoint on the Hub, in one commit; a broken push continues."),
     "train": ("expo.cli.train", "Train a checkpoint: sft, dpo (sigmoid, IPO, ORPO) or classify."),
     "generate": ("expo.cli.generate", "Let a model, local or behind an endpoint, answer questions; resumable."),
     "search": ("expo.cli.search", "Choose alpha, or anything in a recipe, by evidence; no try is written to disk."),

@@ -28,6 +28,7 @@ STAIRS = {
     "planning": 4,
     "stream": 5,
     "stages": 6,
+    "publish": 6,
     "analysis": 6,
     "lora": 7,
     "toy": 7,

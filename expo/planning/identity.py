@@ -36,6 +36,30 @@ def input_records(plan: Plan) -> dict[str, Any]:
     return {name: input_record(checkpoint) | made.get(name, {}) for name, checkpoint in every_input(plan).items()}
 
 
+def records_after_reading(plan: Plan) -> dict[str, Any]:
+    """Every input's record; files that stayed on the Hub say how what was read of them was checked."""
+    records = input_records(plan)
+    for name, checkpoint in every_input(plan).items():
+        for file in checkpoint.every_file:
+            if file.remote:
+                records[name]["files"][file.name]["read"] = file.remote.record()
+    return records
+
+
+def may_be_result(plan: Plan, manifest: bytes) -> bool:
+    """Whether a manifest is of the plan's recipe and inputs, as far as their records tell; its bytes may differ yet."""
+    try:
+        said = json.loads(manifest)
+        inputs = said["inputs"]
+        for record in inputs.values():
+            for file in record["files"].values():
+                file.pop("read", None)
+        planned = {"expo": __version__, "recipe": plan.recipe.record(), "inputs": input_records(plan)}
+        return json.loads(json.dumps(planned)) == {name: said[name] for name in planned}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return False
+
+
 def fingerprint(plan: Plan) -> str:
     """A hash of all that decides the output's bytes, and of what identifies the inputs on this machine."""
     inputs = {name: input_record(checkpoint) for name, checkpoint in every_input(plan).items()}

@@ -111,6 +111,11 @@ class Plan:
         return self.inputs[self.recipe.donor]
 
     @property
+    def n_streamed(self) -> int:
+        """How many of the inputs are read from the Hub."""
+        return sum(any(file.remote for file in c.every_file) for c in self.inputs.values())
+
+    @property
     def n_bytes_written(self) -> int:
         return sum(shard.n_bytes for shard in self.shards)
 

@@ -52,6 +52,11 @@ class Pieces:
         self.ended = threading.Semaphore(0)  # released by each thread at its end
         self.failures: list[tuple[int, int, BaseException]] = []
 
+    @property
+    def needs_threads(self) -> bool:
+        """Whether all must be done in this process: so each byte from the Hub comes once, and passes its hash."""
+        return self.plan.n_streamed > 0
+
     def segment(self, lane: Lane, index: int, segment: int) -> None:
         """Do one segment."""
         raise NotImplementedError
@@ -81,11 +86,11 @@ class Pieces:
             workers = [threading.Thread(target=self._work, args=(lane,), daemon=True) for lane in lanes]
             for worker in workers:
                 worker.start()
-            self._wait(workers)
+            self._wait(workers, list(readers.values()))
         if self.failures:
             raise min(self.failures, key=lambda failure: failure[:2])[2]
 
-    def _wait(self, workers: list[threading.Thread]) -> None:
+    def _wait(self, workers: list[threading.Thread], readers: list[Shards]) -> None:
         try:
             # Not join(): once interrupted, it takes a thread that runs for one that has ended (Python before 3.13).
             for _ in workers:
@@ -94,6 +99,8 @@ class Pieces:
                 worker.join()
         except KeyboardInterrupt:
             self.stop.set()
+            for reader in readers:
+                reader.give_up()
             for worker in workers:
                 worker.join()
             raise Interrupted("interrupted") from None

@@ -44,7 +44,7 @@ def show_against(found) -> None:
     facts = [
         ("published", found.published),
         ("tensors", f"{found.n_identical:,} of {len(found.tensors):,} bit-identical"),
-        ("elements", f"{every.n_identical:,} of {every.n_elements:,} bit-identical{_share(every)}"),
+        ("elements", f"{every.n_identical:,} of {every.n_elements:,} bit-identical ({share(every)})"),
         ("largest difference", _largest(every, worst)),
         ("effective alpha", _alpha(found)),
     ]
@@ -60,8 +60,11 @@ def show_against(found) -> None:
         click.echo("the published checkpoint holds exactly these tensors")
 
 
-def _share(every) -> str:
-    return f" ({every.n_identical / every.n_elements:.4%})" if every.n_elements else ""
+def share(every) -> str:
+    """The part of the elements that is bit-identical: 100 % only where all are."""
+    if every.n_identical == every.n_elements:
+        return "100 %"
+    return f"{min(every.n_identical / every.n_elements * 100, 99.9999):.4f} %"
 
 
 def _largest(every, worst) -> str:

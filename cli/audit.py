@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import click
 
+from expo.cli.against import share
 from expo.cli.tables import plural, printable, show_table
 from expo.errors import VerifyError
 
@@ -45,12 +46,11 @@ def audit_all(
 def _cells(row) -> tuple[str, ...]:
     found, every = row.found, row.found.together
     held = found.record()["effective_alpha"]
-    share = f"{every.n_identical / every.n_elements:.4%}" if every.n_elements else "-"
     return (
         row.name,
         found.published,
         f"{found.n_identical} of {len(found.tensors)}",
-        share,
+        share(every),
         plural(every.most_steps, "step"),
         "-" if found.alpha is None else f"{found.alpha:g}",
         "-" if held is None else f"{held:g}",

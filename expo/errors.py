@@ -429,6 +429,10 @@ class PushLost(PushError):
     """The connection to the Hub was lost; what arrived stays, and the same command continues."""
 
 
+class PushOffline(PushLost):
+    """No connection to the Hub opens."""
+
+
 class NotTheHub(PushError):
     """What answers at the endpoint does not speak as the Hub does."""
 

@@ -17,6 +17,24 @@ CITATIONS = {
 }
 
 
+# The identifiers that the Hub takes; a card with another is refused.
+LICENSES = {
+    name
+    for line in (
+        "apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0",
+        "bigcode-openrail-m afl-3.0 artistic-2.0 bsl-1.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear c-uda cc",
+        "cc0-1.0 cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0",
+        "cc-by-nc-4.0 cc-by-nd-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0",
+        "cdla-sharing-1.0 cdla-permissive-1.0 cdla-permissive-2.0 wtfpl ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1",
+        "eupl-1.2 agpl-3.0 gfdl gpl gpl-2.0 gpl-3.0 lgpl lgpl-2.1 lgpl-3.0 isc h-research intel-research lppl-1.3c",
+        "ms-pl apple-ascl apple-amlr mpl-2.0 odc-by odbl openmdw-1.0 openrail++ osl-3.0 postgresql ofl-1.1 ncsa",
+        "unlicense zlib pddl lgpl-lr deepfloyd-if-license fair-noncommercial-research-license llama2 llama3 llama3.1",
+        "llama3.2 llama3.3 llama4 grok2-community gemma unknown other",
+    )
+    for name in line.split()
+}
+
+
 @dataclass(frozen=True)
 class CardInput:
     """One input as the card names it."""
@@ -86,13 +104,15 @@ def _licenses(inputs: Sequence[CardInput]) -> list[str]:
     if agreed_license(inputs) or not any(source.license for source in inputs):
         return []
     said = [f"{source.repo_id or source.label}: {source.license.get('license', 'none stated')}" for source in inputs]
-    return [f"The inputs' licenses differ ({'; '.join(said)}): what applies to this model has to be looked up.", ""]
+    return [f"Licenses of the inputs: {'; '.join(said)}. What applies to this model has to be looked up.", ""]
 
 
 def agreed_license(inputs: Sequence[CardInput]) -> dict[str, str]:
-    """The license that all inputs state in the same words; {} where they do not."""
+    """The license that all inputs state in the same words, if the Hub knows it; {} where there is none such."""
     stated = [dict(source.license) for source in inputs]
-    return stated[0] if stated and all(one == stated[0] for one in stated) else {}
+    if not stated or any(one != stated[0] for one in stated) or stated[0].get("license") not in LICENSES:
+        return {}
+    return {} if stated[0]["license"] == "other" and "license_name" not in stated[0] else stated[0]
 
 
 def _told(stages: Mapping[str, Any]) -> list[str]:

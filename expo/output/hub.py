@@ -16,8 +16,7 @@ from expo.errors import PushError, TargetHolds, TargetMissing
 from expo.output.arrived import Arrived, ArrivedFiles, packed, stamp_of, unpacked
 from expo.output.hub_access import check_may_create, check_may_write, check_token, prepare_library
 from expo.output.hub_content import Content, content_of
-from expo.output.hub_errors import endpoint, page, push_error
-from expo.output.hub_patience import patiently
+from expo.output.hub_errors import endpoint, page, patiently, push_error
 from expo.output.state import state_path
 from expo.version import __version__
 
@@ -133,10 +132,11 @@ class HubTarget:
         from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
         absent, doing = RevisionNotFoundError if revision else RepositoryNotFoundError, "asking what it holds"
+        options = {"revision": revision, "files_metadata": True, "timeout": PATIENCE[1]}
         try:
-            options = {"revision": revision, "files_metadata": True, "timeout": PATIENCE[1]}
-            ask = lambda: content_of(self.api.repo_info(self.repo_id, **options))  # noqa: E731
-            return patiently(self.repo_id, doing, ask, absent)
+            return patiently(
+                self.repo_id, doing, lambda: content_of(self.api.repo_info(self.repo_id, **options)), absent
+            )
         except absent as error:
             if isinstance(error, GatedRepoError):
                 raise push_error(error, self.repo_id, doing) from None
@@ -148,8 +148,9 @@ class HubTarget:
             return None
         from huggingface_hub import hf_hub_download
 
-        fetch = lambda: hf_hub_download(self.repo_id, name, revision=self.held.commit)  # noqa: E731
-        return Path(patiently(self.repo_id, f"reading {name}", fetch)).read_bytes()
+        options = {"revision": self.held.commit}
+        found = patiently(self.repo_id, f"reading {name}", lambda: hf_hub_download(self.repo_id, name, **options))
+        return Path(found).read_bytes()
 
     # --- sending ------------------------------------------------------------------------------------------------------
 
@@ -163,8 +164,8 @@ class HubTarget:
         self.arrived = ArrivedFiles(self.key, {"endpoint": endpoint(), "target": self.label, "pr": self.pr})
         try:
             if self.main.commit is None:
-                make = lambda: self.api.create_repo(self.repo_id, private=self.private or None, exist_ok=True)  # noqa: E731
-                patiently(self.repo_id, "making the repository", make)
+                options = {"private": self.private or None, "exist_ok": True}
+                patiently(self.repo_id, "making the repository", lambda: self.api.create_repo(self.repo_id, **options))
                 self.look_again()
                 self.check_room()  # someone else may have made it meanwhile
             self.drop_stale()
@@ -207,14 +208,10 @@ class HubTarget:
         if self.kept(path_in_repo, path):
             return
         stamp = stamp_of(path)
-        where = {"revision": None if self.is_new_branch else self.branch, "create_pr": self.pr, "num_threads": 1}
-
-        def send() -> CommitOperationAdd:
-            made = CommitOperationAdd(path_in_repo=path_in_repo, path_or_fileobj=str(path))
-            self.api.preupload_lfs_files(self.repo_id, [made], **where)
-            return made
-
-        operation = patiently(self.repo_id, f"sending {path_in_repo}", send)
+        operation = CommitOperationAdd(path_in_repo=path_in_repo, path_or_fileobj=str(path))
+        options = {"revision": None if self.is_new_branch else self.branch, "create_pr": self.pr, "num_threads": 1}
+        send = self.api.preupload_lfs_files
+        patiently(self.repo_id, f"sending {path_in_repo}", lambda: send(self.repo_id, [operation], **options))
         if operation.path_or_fileobj != b"":
             return  # a small file, whose bytes go into the commit itself
         info, held = operation.upload_info, self.held.oid(path_in_repo)

@@ -3,8 +3,7 @@
 from typing import Any
 
 from expo.errors import TargetMissing
-from expo.output.hub_errors import no_token, no_write_access, page
-from expo.output.hub_patience import patiently
+from expo.output.hub_errors import no_token, no_write_access, page, patiently, told
 
 
 def prepare_library(patience: tuple[float, float, float, float], *, progress: bool) -> None:
@@ -35,7 +34,10 @@ def check_may_create(api: Any, repo_id: str, *, pr: bool) -> None:
     """Raise TargetMissing or NoWriteAccess unless the token may make the repository, as far as the account tells."""
     if pr:
         raise TargetMissing(f"{repo_id}: no such repository, so there is none to open a pull request on.")
-    account, orgs, name = patiently(repo_id, "asking who pushes", lambda: _account(api))
+    account = patiently(repo_id, "asking who pushes", api.whoami)
+    with told(repo_id, "asking who pushes"):
+        orgs = {org["name"]: org.get("roleInOrg") for org in account.get("orgs") or []}
+        name = account["name"]
     role = ((account.get("auth") or {}).get("accessToken") or {}).get("role")
     namespace = repo_id.split("/")[0]
     if role == "read":
@@ -48,10 +50,3 @@ def check_may_create(api: Any, repo_id: str, *, pr: bool) -> None:
         )
     if namespace != name and orgs[namespace] == "read":
         raise no_write_access(repo_id)
-
-
-def _account(api: Any) -> tuple[dict[str, Any], dict[str, str | None], str]:
-    """Who the token belongs to: what the Hub says, the organisations and the role in each, the name."""
-    account = api.whoami()
-    orgs = {org["name"]: org.get("roleInOrg") for org in account.get("orgs") or []}
-    return account, orgs, account["name"]

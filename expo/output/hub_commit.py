@@ -7,15 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from expo.errors import PushError, PushLost, TargetMoved
+from expo.errors import NotTheHub, PushError, PushLost, TargetMoved
 from expo.output.arrived import unpacked
 from expo.output.hub import HubTarget
-from expo.output.hub_content import Content
-from expo.output.hub_errors import page, status_of, told
+from expo.output.hub_errors import page, patiently, status_of, told
 from expo.version import __version__
 
 MESSAGE = f"Checkpoint made with expo {__version__}"
-_TRIES = 3
+_TRIES = 6
 
 
 @dataclass(frozen=True)
@@ -60,10 +59,10 @@ def publish(target: HubTarget, files: Mapping[str, str | Path], message: str) ->
             if path.exists() and target.is_sent_alone(name, path):
                 target.preupload(name, path)
         try:
-            done = _commit(target, paths, message)
+            done, revision = _commit(target, paths, message)
             break
-        except (TargetMoved, PushLost):
-            time.sleep(attempt)
+        except (TargetMoved, PushLost, NotTheHub):
+            time.sleep(min(attempt, 4))
             if found := _arrived_after_all(target, paths, message):
                 return found
             if attempt == _TRIES - 1:
@@ -71,8 +70,8 @@ def publish(target: HubTarget, files: Mapping[str, str | Path], message: str) ->
             target.look_again()
             target.check_room()
             target.drop_stale()
-    shown = target.look(done.commit)
-    if lost := target.lacking(paths, shown or Content()):
+    shown = target.look(revision)
+    if shown and (lost := target.lacking(paths, shown)):
         raise PushError(
             f"{target.label}: commit {done.commit[:8]} does not hold what was sent ({', '.join(lost[:5])}). Look at "
             f"{done.url}, and push again with --overwrite."
@@ -80,7 +79,8 @@ def publish(target: HubTarget, files: Mapping[str, str | Path], message: str) ->
     return done
 
 
-def _commit(target: HubTarget, paths: Mapping[str, Path], message: str) -> Published:
+def _commit(target: HubTarget, paths: Mapping[str, Path], message: str) -> tuple[Published, str]:
+    """What the commit is, and the revision that shows it."""
     from huggingface_hub import CommitOperationDelete
 
     operations: list[Any] = [_operation(target, name, path) for name, path in paths.items()]
@@ -98,7 +98,7 @@ def _commit(target: HubTarget, paths: Mapping[str, Path], message: str) -> Publi
             parent_commit=target.held.commit,
             create_pr=target.pr,
         )
-    return _published(target, info.oid, info.pr_url or info.commit_url, paths)
+    return _published(target, info.oid, info.pr_url or info.commit_url, paths), info.pr_revision or info.oid
 
 
 def _operation(target: HubTarget, name: str, path: Path) -> Any:
@@ -130,11 +130,11 @@ def _arrived_after_all(target: HubTarget, paths: Mapping[str, Path], message: st
 
 def _in_pull_request(target: HubTarget, paths: Mapping[str, Path], message: str) -> Published | None:
     """The open pull request of the same title that shows exactly these files."""
-    with told(target.repo_id, "looking through its pull requests"):
-        kind = {"discussion_type": "pull_request", "discussion_status": "open"}
-        pulls = [pull for pull in target.api.get_repo_discussions(target.repo_id, **kind) if pull.title == message]
-    for pull in pulls:
-        found = target.look(pull.git_reference) if pull.is_pull_request else None
+    kind = {"discussion_type": "pull_request", "discussion_status": "open"}
+    doing, call = "looking through its pull requests", target.api.get_repo_discussions
+    for pull in patiently(target.repo_id, doing, lambda: list(call(target.repo_id, **kind))):
+        wanted = pull.is_pull_request and pull.title == message
+        found = target.look(pull.git_reference) if wanted else None
         if found and target.holds(paths, found):
             return _published(target, found.commit, pull.url, paths)
     return None

@@ -6,8 +6,10 @@ repeated, and never a token in it.
 
 import os
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from expo.errors import (
     ExpoError,
@@ -17,11 +19,14 @@ from expo.errors import (
     OutputError,
     PushError,
     PushLost,
+    PushOffline,
     TargetMissing,
     TargetMoved,
 )
 
+Answer = TypeVar("Answer")
 CONTINUES = "What arrived is remembered: the same command continues."
+_WAITS = (0.0, 0.3, 1.0, 2.0, 4.0)  # seconds before a question is asked again
 _REASON = 300  # characters of a server's own words
 _SECRETS = re.compile(r"hf_\w+|Bearer\s+\S+", re.IGNORECASE)
 
@@ -35,6 +40,21 @@ def told(repo_id: str, doing: str, *passed: type[Exception]) -> Iterator[None]:
         raise
     except Exception as error:
         raise push_error(error, repo_id, doing) from None
+
+
+def patiently(repo_id: str, doing: str, call: Callable[[], Answer], *passed: type[Exception]) -> Answer:
+    """What a question answers that may be asked again: where the connection or the Hub fails, it is."""
+    for wait in (*_WAITS, None):
+        try:
+            with told(repo_id, doing, *passed):
+                return call()
+        except PushOffline:
+            raise
+        except (PushLost, NotTheHub):
+            if wait is None:
+                raise
+            time.sleep(wait)
+    raise AssertionError("the last failure is raised")
 
 
 def status_of(error: BaseException | None) -> int | None:
@@ -56,7 +76,7 @@ def push_error(error: Exception, repo_id: str, doing: str) -> ExpoError:
     if isinstance(error, errors.LocalTokenNotFoundError):
         return no_token(repo_id)
     if isinstance(root, errors.OfflineModeIsEnabled):
-        return PushLost(f"{where}: HF_HUB_OFFLINE is set. Unset it, and repeat the command.")
+        return PushOffline(f"{where}: HF_HUB_OFFLINE is set. Unset it, and repeat the command.")
     if isinstance(error, errors.GatedRepoError):
         return NoWriteAccess(
             f"{where}: the repository is gated, and this account has no access. Ask for it at {page(repo_id)}, then "
@@ -69,6 +89,8 @@ def push_error(error: Exception, repo_id: str, doing: str) -> ExpoError:
     if status is not None:
         return _answered(error, status, repo_id, where)
     if type(root).__module__.split(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2"):
+        if type(root).__name__ in ("ConnectError", "ConnectTimeout"):
+            return PushOffline(f"{where}: {endpoint()} cannot be reached. Check the connection. {CONTINUES}")
         return PushLost(f"{where}: the connection was lost ({type(root).__name__}). {CONTINUES}")
     if isinstance(root, OSError) and root.filename is not None:
         return OutputError(f"{root.filename} cannot be read: {os.strerror(root.errno or 0)}.")
@@ -87,11 +109,13 @@ def _answered(error: Exception, status: int, repo_id: str, where: str) -> ExpoEr
         )
     if status in (402, 403):
         return no_write_access(repo_id, reason)
-    if status in (401, 404):
+    if status == 401 or "RepoNotFound" in _code(error):
         return TargetMissing(
             f"{where}: no such repository, or a private one that this account does not see. Check the spelling, and "
             "`hf auth whoami`."
         )
+    if status == 404:
+        return PushLost(f"{where}: what was sent is not there{reason}. {CONTINUES}")
     if status == 412:
         return TargetMoved(f"{where}: someone else committed to it meanwhile. {CONTINUES}")
     if status == 429:

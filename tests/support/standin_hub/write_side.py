@@ -11,13 +11,14 @@ import json
 import os
 import shutil
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from standin_hub.card_rules import card_errors
 from standin_hub.read_side import commit_at
-from standin_hub.repositories import LARGE, LARGE_FROM, Repository
+from standin_hub.repositories import LARGE, LARGE_FROM, Blob, Repository
 from standin_hub.server import Gone, Refusal, Request
 
 _ID = r"([^/]+/[^/]+)"
@@ -42,6 +43,7 @@ class Uploads:
     received: list[Upload] = field(default_factory=list)
     arrived: dict[str, set[str]] = field(default_factory=dict)  # repository -> large files that it has
     pulls: list[dict[str, Any]] = field(default_factory=list)
+    by_xet: Callable[[Any, str, int], Blob | None] | None = None  # finds what hf_xet uploaded
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def forget(self, repo_id: str) -> None:
@@ -254,9 +256,7 @@ def _changes(hub: Any, repo_id: str, repository: Repository, revision: str, rows
         if key == "file":
             files[value["path"]] = hub.blob(base64.b64decode(value["content"]), is_large=False)
         elif key == "lfsFile":
-            if value["oid"] not in hub.uploads.arrived.get(repo_id, set()) | held:
-                raise Refusal(400, message=f"LFS pointer of {value['path']} pointed to a file that does not exist")
-            files[value["path"]] = hub.blob(hub.objects.path(value["oid"]), is_large=True)
+            files[value["path"]] = _large(hub, repo_id, value, held)
         elif key == "deletedFile":
             if value["path"] not in commit_at(repository, revision).files:
                 raise Refusal(404, "EntryNotFound", "A file with this name doesn't exist")
@@ -266,6 +266,15 @@ def _changes(hub: Any, repo_id: str, repository: Repository, revision: str, rows
     if not files and not deleted:
         raise Refusal(400, message="nothing to commit")
     return files, deleted
+
+
+def _large(hub: Any, repo_id: str, value: dict[str, Any], held: set[str]) -> Blob:
+    """A large file that the repository has, by LFS or by xet."""
+    if value["oid"] in hub.uploads.arrived.get(repo_id, set()) | held and hub.objects.path(value["oid"]).exists():
+        return hub.blob(hub.objects.path(value["oid"]), is_large=True)
+    if hub.uploads.by_xet and (found := hub.uploads.by_xet(hub, value["oid"], value["size"])):
+        return found
+    raise Refusal(400, message=f"LFS pointer of {value['path']} pointed to a file that does not exist")
 
 
 def _open_pull(hub: Any, repository: Repository, header: dict[str, Any], start: str) -> str:

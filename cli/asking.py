@@ -8,10 +8,11 @@ from types import TracebackType
 from typing import Any, Self
 
 import click
+from click.core import ParameterSource
 
 from expo.cli.progress import is_terminal
 from expo.generate.prompts import TEMPLATE
-from expo.generate.sampling import LONG_PROMPTS
+from expo.generate.sampling import LONG_PROMPTS, PRESETS
 
 _EVERY = 10.0  # seconds between plain lines
 
@@ -25,6 +26,26 @@ _ASKING = [
         "--top-p", type=float, default=1.0, show_default=True, help="Draw from the tokens that hold this much."
     ),
     click.option("--top-k", type=int, default=0, show_default=True, help="Draw from this many tokens; 0: from all."),
+    click.option(
+        "--presence-penalty",
+        type=float,
+        default=0.0,
+        show_default=True,
+        help="Taken from the logit of each token that the answer holds already.",
+    ),
+    click.option(
+        "--frequency-penalty",
+        type=float,
+        default=0.0,
+        show_default=True,
+        help="The same, for each time that it holds it.",
+    ),
+    click.option(
+        "--preset",
+        type=click.Choice(list(PRESETS)),
+        help="Defaults for the options of sampling. expo-paper: what the authors of ExPO generated with (T 0.7, top-k "
+        "50, top-p 0.9, both penalties 0.1, 2048 tokens, seed 42).",
+    ),
     click.option("--max-tokens", type=int, default=512, show_default=True, help="The longest answer."),
     click.option(
         "--min-tokens", type=int, default=0, show_default=True, help="No end token before so many tokens are written."
@@ -102,14 +123,25 @@ def sampling_of(options: dict[str, Any]):
     """The Sampling that these options ask for; they are taken out of `options`."""
     from expo.generate.sampling import Sampling
 
+    _fill_in(options, options.pop("preset"))
     temperature, greedy, samples = options.pop("temperature"), options.pop("greedy"), options.pop("samples")
     if greedy and temperature:
         raise click.UsageError("--greedy is --temperature 0; give one of them.")
     if temperature is None:
         temperature = 0.0 if greedy or samples == 1 else 1.0
     options["template"] = options["template"].replace("\\n", "\n")
-    names = ("top_p", "top_k", "max_tokens", "min_tokens", "stop", "seed")
+    names = ("top_p", "top_k", "max_tokens", "min_tokens", "stop", "seed", "presence_penalty", "frequency_penalty")
     return Sampling(samples=samples, temperature=temperature, **{name: options.pop(name) for name in names})
+
+
+def _fill_in(options: dict[str, Any], preset: str | None) -> None:
+    """The preset's values for all that the command line does not say."""
+    context = click.get_current_context()
+    for name, value in PRESETS[preset].items() if preset else ():
+        if context.get_parameter_source(name) is ParameterSource.DEFAULT and not (
+            name == "temperature" and options["greedy"]
+        ):
+            options[name] = value
 
 
 def model_of(model: str | None, ensemble: str | None, endpoint: str | None) -> str | None:

@@ -120,6 +120,10 @@ class HubNotCached(HubError):
     """Offline, and the cache does not hold the whole checkpoint."""
 
 
+class HubBadAnswer(HubError):
+    """What answered did not send the bytes that were asked for."""
+
+
 class HubUnreachable(HubError):
     """No answer from the Hub."""
 
@@ -395,6 +399,42 @@ class AnotherRun(OutputError):
 
 class DiskFull(OutputError):
     """The file system refused more bytes; what is written stays, and the same command continues."""
+
+
+class PushError(OutputError):
+    """A result cannot be published on the Hub."""
+
+
+class NoToken(PushError):
+    """There is no token to push with, or the Hub knows it not."""
+
+
+class NoWriteAccess(PushError):
+    """The token does not let its owner write to the target."""
+
+
+class TargetMissing(PushError):
+    """The target, or its branch, is not there and cannot be made."""
+
+
+class TargetHolds(PushError):
+    """The target exists and holds something else."""
+
+
+class TargetMoved(PushError):
+    """Someone else committed to the target during the push."""
+
+
+class PushLost(PushError):
+    """The connection to the Hub was lost; what arrived stays, and the same command continues."""
+
+
+class PushOffline(PushLost):
+    """No connection to the Hub opens."""
+
+
+class NotTheHub(PushError):
+    """What answers at the endpoint does not speak as the Hub does."""
 
 
 class Interrupted(ExpoError):

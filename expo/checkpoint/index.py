@@ -4,6 +4,7 @@ from pathlib import Path
 
 from expo.checkpoint.files import DEFAULT_MAX_HEADER, check_inside, read_small
 from expo.checkpoint.header import read_header
+from expo.checkpoint.remote_header import read_heads, read_remote_header
 from expo.checkpoint.source import resolve
 from expo.checkpoint.spec import Checkpoint, Source, TensorSpec, WeightFile
 from expo.checkpoint.strict_json import parse_object, shown
@@ -12,18 +13,22 @@ from expo.checkpoint.weight_map import read_weight_map
 from expo.errors import MissingShard, MissingTensor, NotACheckpoint, RepeatedTensor, UnlistedTensor
 
 
-def open_checkpoint(source: str | Path | Source, *, max_header: int = DEFAULT_MAX_HEADER) -> Checkpoint:
+def open_checkpoint(
+    source: str | Path | Source, *, max_header: int = DEFAULT_MAX_HEADER, stream: bool = False
+) -> Checkpoint:
     """Every tensor that a checkpoint stores, shard by shard in the order of file names, by offset inside a shard.
 
     source: a folder, a weight file, an index, or a Hub id `org/name[@revision]`; or BASE+ADAPTER+..., whose adapted
-    tensors are views. max_header: in bytes.
+    tensors are views. max_header: in bytes. stream: leave the weights of a Hub id there, and read them by ranges.
     Raises a SourceError, HeaderError or IndexMismatch; no tensor is ever left out.
     """
     if not isinstance(source, Source):
-        source = resolve(source, max_header=max_header)
+        source = resolve(source, max_header=max_header, stream=stream)
     listed = read_weight_map(source.folder / source.index, max_header=max_header) if source.index else None
     if listed is not None:
         _check_shards_exist(source, listed)
+    if source.remote:
+        read_heads(source.remote.values())
     files: dict[str, WeightFile] = {}
     tensors: dict[str, TensorSpec] = {}
     for name in source.weights:
@@ -33,7 +38,7 @@ def open_checkpoint(source: str | Path | Source, *, max_header: int = DEFAULT_MA
             _check_place(source, spec, tensors, listed)
             tensors[spec.name] = spec
     _check_all_found(source, tensors, listed)
-    checkpoint = Checkpoint(source, files, tensors, read_config(source))
+    checkpoint = Checkpoint(source, files, tensors, read_config(source), warnings=source.notes)
     return with_adapters(checkpoint, max_header=max_header) if source.adapters else checkpoint
 
 
@@ -46,6 +51,8 @@ def read_config(source: Source) -> dict:
 
 
 def _read_table(source: Source, name: str, max_header: int) -> tuple[WeightFile, list[TensorSpec]]:
+    if name in source.remote:
+        return read_remote_header(source.remote[name], name, max_header=max_header)
     if source.index:
         check_inside(source.folder, name)
     if name.endswith(".bin"):
@@ -56,7 +63,8 @@ def _read_table(source: Source, name: str, max_header: int) -> tuple[WeightFile,
 
 
 def _check_shards_exist(source: Source, listed: dict[str, str]) -> None:
-    absent = [name for name in source.weights if not (source.folder / name).exists()]
+    here = [name for name in source.weights if name not in source.remote]
+    absent = [name for name in here if not (source.folder / name).exists()]
     if absent:
         lost = next(tensor for tensor, file in listed.items() if file == absent[0])
         raise MissingShard(

@@ -2,12 +2,15 @@
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 from expo.checkpoint.adapters import resolve_adapter, split_adapters
 from expo.checkpoint.contents import TRAINER_FOLDER, check_whole, choose_weights, is_side_file
 from expo.checkpoint.files import DEFAULT_MAX_HEADER, check_inside
+from expo.checkpoint.remote import RemoteFile
 from expo.checkpoint.spec import Source
 from expo.checkpoint.weight_map import read_weight_map
 from expo.errors import AdapterNotModel, MissingSource, NotACheckpoint, UnreadableFile, UnsupportedFormat, nearest
@@ -15,21 +18,22 @@ from expo.errors import AdapterNotModel, MissingSource, NotACheckpoint, Unreadab
 HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(.+))?")
 
 
-def resolve(text: str | Path, *, max_header: int = DEFAULT_MAX_HEADER) -> Source:
+def resolve(text: str | Path, *, max_header: int = DEFAULT_MAX_HEADER, stream: bool = False) -> Source:
     """Where a checkpoint is: a local path that exists, else a Hub id `org/name[@revision]`; adapters behind a +.
 
-    A Hub id downloads what the model needs into huggingface_hub's cache, and is pinned to one commit.
+    A Hub id downloads what the model needs into huggingface_hub's cache, and is pinned to one commit. stream: weights
+    in safetensors stay on the Hub, and are read there.
     BASE+ADAPTER+... names adapters of the base, each a folder or a Hub id; a path that exists with its + is a path.
     Raises a SourceError that says what was looked for and what to do.
     """
     if isinstance(text, str) and len(parts := split_adapters(text)) > 1:
-        source = _resolve_model(parts[0], max_header)
+        source = _resolve_model(parts[0], max_header, stream)
         adapters = tuple(resolve_adapter(part) for part in parts[1:])
         return replace(source, text=text, adapters=adapters)
-    return _resolve_model(text, max_header)
+    return _resolve_model(text, max_header, stream)
 
 
-def _resolve_model(text: str | Path, max_header: int) -> Source:
+def _resolve_model(text: str | Path, max_header: int, stream: bool) -> Source:
     spelled = str(text)
     path = Path(spelled).expanduser() if spelled.strip() else None
     if path is not None and os.path.isdir(path):
@@ -41,20 +45,29 @@ def _resolve_model(text: str | Path, max_header: int) -> Source:
         raise _missing(spelled, path)
     from expo.checkpoint.hub import fetch  # loads huggingface_hub
 
-    return fetch(spelled, hub[1], hub[2], max_header=max_header)
+    return fetch(spelled, hub[1], hub[2], max_header=max_header, stream=stream)
 
 
 def from_folder(
-    text: str, folder: Path, *, repo_id: str | None = None, revision: str | None = None, max_header: int
+    text: str,
+    folder: Path,
+    *,
+    repo_id: str | None = None,
+    revision: str | None = None,
+    max_header: int,
+    remote: Mapping[str, RemoteFile] = MappingProxyType({}),
 ) -> Source:
-    """The source in a folder on this machine, which may be a repository's snapshot."""
+    """The source in a folder on this machine, which may be a repository's snapshot.
+
+    remote: weight files that belong to it and stay on the Hub.
+    """
     folder = folder.absolute()
-    first = choose_weights(_files_at(folder), text)  # before a walk, which may be a whole disk's
+    first = choose_weights({*_files_at(folder), *remote}, text)  # before a walk, which may be a whole disk's
     names = list_files(folder)
     sides = tuple(name for name in names if is_side_file(name))
-    _check_files(folder, (first, *sides))
+    _check_files(folder, tuple(name for name in (first, *sides) if name not in remote))
     weights, index = _shards(folder, first, max_header)
-    return Source(text, folder, weights, index, sides, repo_id, revision)
+    return Source(text, folder, weights, index, sides, repo_id, revision, remote=dict(remote))
 
 
 def _files_at(folder: Path) -> list[str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from expo.errors import ExpoError
 from expo.generate.answers import Answer
 from expo.generate.batches import Task, batches, default_batch_tokens
+from expo.generate.memory import OutOfMemory, free_memory, is_out_of_memory
 from expo.generate.prompts import Demo, Question
 from expo.generate.sampling import Sampling
 
@@ -91,29 +92,31 @@ def write_answers(
 
 
 def _batch(
-    local: "Local", members: "list[Member]", batch: list[Task], sampling: Sampling
+    local: "Local", members: "list[Member]", batch: list[Task], sampling: Sampling, tried: tuple[int, ...] = ()
 ) -> Iterator[tuple[Task, Answer]]:
-    """One batch; where the device's memory does not hold it, what is left of it in halves."""
-    import torch
-
+    """One batch; where the device's memory does not hold it, what is left of it in halves. tried: batches before it."""
     left = dict(enumerate(batch))
+    tried = (*tried, len(batch))
     try:
         for row, answer in _rows(local, members, batch, sampling):
             yield left.pop(row), answer
-    except torch.OutOfMemoryError:
-        if len(left) == 1 and len(batch) == 1:
-            raise ExpoError(
-                "the device's memory does not hold one prompt and its answer.\n"
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        if len(batch) == 1:
+            raise OutOfMemory(
+                f"the device's memory does not hold one prompt of {len(batch[0].tokens):,} tokens and an answer of at "
+                f"most {batch[0].limit:,}.\nTried, answers at a time: {', '.join(map(str, tried))}.\n"
                 "Use a larger device, a shorter --max-tokens, or --device cpu."
             ) from None
     if left:
         for member in members:
             member.cache = None
-        torch.cuda.empty_cache()
+        free_memory()
         rest = list(left.values())
         middle = -(-len(rest) // 2)
         for part in filter(None, (rest[:middle], rest[middle:])):
-            yield from _batch(local, members, part, sampling)
+            yield from _batch(local, members, part, sampling, tried)
 
 
 def _rows(
@@ -121,18 +124,25 @@ def _rows(
 ) -> Iterator[tuple[int, Answer]]:
     from expo.generate.decode import decode
     from expo.generate.noise import draw_key
+    from expo.generate.penalties import Penalties
     from expo.generate.pick import pick
 
     keys = [draw_key(sampling.seed, task.question.id, task.sample) for task in batch]
     finish, ends = _finish(local, batch, sampling), sorted(local.ends)
+    penalties = Penalties(sampling, len(batch)) if sampling.penalised else None
 
     def choose(logits: "Tensor", rows: list[int], step: int) -> "Tensor":
+        if penalties is not None:
+            logits = penalties.applied(logits, rows)
         if step < sampling.min_tokens:
             logits[:, ends] = float("-inf")
-        return pick(logits, sampling, [keys[row] for row in rows], [step] * len(rows))
+        tokens = pick(logits, sampling, [keys[row] for row in rows], [step] * len(rows))
+        if penalties is not None:
+            penalties.add(rows, tokens)
+        return tokens
 
     prompts = [[task.tokens for task in batch]] * len(members)
-    join = local.join(logs=not sampling.greedy)
+    join = local.join(logs=sampling.penalised or not sampling.greedy)
     for row, tokens, why in decode(members, prompts, pick=choose, finish=finish, join=join):
         yield row, _answer(local, batch[row], tokens, why, sampling.stop)
 

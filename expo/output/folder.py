@@ -118,7 +118,8 @@ class FolderSink:
         fd = self.fds[shard.name] = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         if os.fstat(fd).st_size != shard.n_bytes:
             os.ftruncate(fd, shard.n_bytes)
-        _pwrite(fd, memoryview(shard.header), 0)
+        if os.pread(fd, len(shard.header), 0) != shard.header:  # a file that is whole stays untouched
+            _pwrite(fd, memoryview(shard.header), 0)
 
     def write(self, job, start: int, data: memoryview) -> None:
         """Write bytes [start, start + len(data)) of one output tensor."""
@@ -164,8 +165,8 @@ class FolderSink:
         index = {"metadata": {"total_size": n_bytes}, "weight_map": dict(weight_map)}
         self.add_file(name, json.dumps(index, indent=2, ensure_ascii=False) + "\n")
 
-    def publish(self) -> None:
-        """Make the output appear, whole, under its name."""
+    def seal(self) -> None:
+        """Note that all is written: what is left is to appear."""
         self._close()
         with self.full_disk_is_clear():
             if self.partial.state() == "open":
@@ -173,7 +174,19 @@ class FolderSink:
                     fsync_path(path)
                 fsync_path(self.partial.files)
                 self.partial.mark_done()
+
+    def publish(self) -> None:
+        """Make the output appear, whole, under its name."""
+        self.seal()
+        with self.full_disk_is_clear():
             self.partial.publish(overwrite=self.overwrite)
+
+    @property
+    def sealed(self) -> dict[str, Path]:
+        """The files of an output that is complete: path inside it -> where it lies now."""
+        root = self.partial.files if self.partial.state() == "built" else self.output
+        found = (path for path in sorted(root.rglob("*")) if path.is_file())
+        return {path.relative_to(root).as_posix(): path for path in found}
 
     def abandon(self, *, drop: bool) -> None:
         """Let go after a failure; `drop` removes what was written, otherwise the same command continues."""

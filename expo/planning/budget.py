@@ -3,6 +3,7 @@
 import math
 import os
 
+from expo.checkpoint.read_ahead import BLOCK, room_for
 from expo.errors import PlanError
 from expo.methods import find_method
 from expo.planning.jobs import Job, Plan
@@ -42,7 +43,14 @@ def peak_memory(plan: Plan, threads: int, tile: int = TILE) -> int:
     """Bytes of memory a run needs, whatever the size of the checkpoints."""
     headers = 2048 * sum(len(checkpoint.tensors) for checkpoint in plan.inputs.values())
     surveyed = WINDOWS if any(job.method and find_method(job.method).survey for job in plan.jobs) else 0
-    return INTERPRETER + headers + surveyed + threads * max((scratch_bytes(job, tile) for job in plan.jobs), default=0)
+    ahead = BLOCK * room_for(plan.n_streamed)
+    return (
+        INTERPRETER
+        + headers
+        + surveyed
+        + ahead
+        + threads * max((scratch_bytes(job, tile) for job in plan.jobs), default=0)
+    )
 
 
 def free_memory() -> int | None:

@@ -32,7 +32,8 @@ def plan(recipe: Recipe, inputs: Mapping[str, Checkpoint] | None = None) -> Plan
     from expo.checkpoint import open_checkpoint
 
     if inputs is None:
-        inputs = {name: open_checkpoint(text, max_header=recipe.max_header) for name, text in recipe.models.items()}
+        options = {"max_header": recipe.max_header, "stream": recipe.stream}
+        inputs = {name: open_checkpoint(text, **options) for name, text in recipe.models.items()}
     sides = side_files(recipe, {name: inputs[name] for name in recipe.models})
     resolver = Resolver(recipe, sides.inputs)
     found = resolver.resolve()

@@ -40,10 +40,17 @@ class Stream(Pieces):
         self.finished: dict[Piece, Finished] = {}
         self.resumed = 0
 
+    @property
+    def needs_threads(self) -> bool:
+        """Whether all must be done in this process: also where the sink sends what is finished."""
+        return super().needs_threads or getattr(self.sink, "in_threads", False)
+
     def part(self, pieces: list[list[Piece]], **options: Any) -> "Stream":
         """The same pass over some of its pieces, for a process of its own."""
         flat = [piece for batch in pieces for piece in batch]
-        return Stream(self.plan, self.sink, self.settings, pieces=flat, surveyed=self.surveyed, **options)
+        return Stream(
+            self.plan, self.sink, self.settings, pieces=flat, surveyed=self.surveyed, readers=self.readers, **options
+        )
 
     def result(self) -> int:
         """How many segments were kept; what was finished stands in the journal."""
@@ -71,6 +78,8 @@ class Stream(Pieces):
             if self.journal:
                 self.sink.record(index, segment, finished)
         self.finished[index, segment] = finished
+        if tell := getattr(self.sink, "segment_done", None):
+            tell(index, segment)
         first, last = byte_range(job, segment)
         self.progress(last - first)
 
@@ -79,6 +88,9 @@ class Stream(Pieces):
         recorded = self.sink.finished.get((index, segment))
         if recorded is None:
             return None
+        if job.file in getattr(self.sink, "away", ()):  # it arrived where it was sent
+            self.resumed += 1
+            return recorded
         state = xxhash.xxh3_128()
         for at, n_bytes in cut(*byte_range(job, segment), self.settings.tile):
             _, view = lane.raw("kept", n_bytes)

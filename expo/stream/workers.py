@@ -34,6 +34,7 @@ def can_fork(work: Pieces, workers: int) -> bool:
         sys.platform == "linux"
         and workers > 1
         and work.settings.device.type == "cpu"
+        and not work.needs_threads
         and work.plan.n_bytes_written >= FORK_ABOVE
         and alone()
     )

@@ -18,15 +18,31 @@ PIECE = 1 << 25  # logits at a time: 128 MiB of them in float32
 _PROBE_TOLERANCE = 1e-3
 
 
-def teach_tokens(model: Any) -> None:
+def teach_tokens(model: Any, piece: int | None = None) -> None:
     """Let `model(..., targets=ids)` return the log-probability of each target, 0 where it is -100.
 
     targets: (batch, length), the ids themselves where they are taught.
     The result is {"logps": (batch, length - 1)}: entry i belongs to the token i + 1. Other calls are as before.
     Where the head does more than project (a soft cap, a scale), a probe notices, and whole logits are used.
+    piece: logits that exist at a time; PIECE by default.
     """
     model.forward = types.MethodType(_forward, model)
+    model.logits_at_a_time = piece
     model.selective_head = only_projects(model)
+
+
+@contextmanager
+def teaching(model: Any, piece: int | None = None) -> Iterator[None]:
+    """teach_tokens for a while; the model's forward is as it was afterwards."""
+    names = ("forward", "logits_at_a_time", "selective_head")
+    before = {name: vars(model)[name] for name in names if name in vars(model)}
+    try:
+        teach_tokens(model, piece)
+        yield
+    finally:
+        for name in names:
+            vars(model).pop(name, None)
+        vars(model).update(before)
 
 
 def _forward(self, *args: Any, targets: Tensor | None = None, **inputs: Any) -> Any:
@@ -39,7 +55,8 @@ def _logps(model: Any, targets: Tensor, selective: bool, *args: Any, **inputs: A
     taught = targets[:, 1:] != IGNORED  # (batch, length - 1)
     wanted = targets[:, 1:][taught]  # (tokens,)
     states, head = before_head(model, taught, selective, *args, **inputs)
-    found = _chosen(states, wanted) if head is None else _in_pieces(head, states, wanted)
+    piece = getattr(model, "logits_at_a_time", None) or PIECE
+    found = _chosen(states, wanted) if head is None else _in_pieces(head, states, wanted, piece)
     return found.new_zeros(taught.shape).masked_scatter(taught, found)
 
 
@@ -54,9 +71,9 @@ def before_head(model: Any, taught: Tensor, selective: bool, *args: Any, **input
     return type(model).forward(model, *args, **inputs).logits[:, :-1][taught], None
 
 
-def _in_pieces(head: Any, hidden: Tensor, wanted: Tensor) -> Tensor:
+def _in_pieces(head: Any, hidden: Tensor, wanted: Tensor, piece: int) -> Tensor:
     """log p of each wanted id; beyond one piece the logits are made again in the backward pass."""
-    n = max(1, PIECE // head.weight.shape[0])  # tokens at a time
+    n = max(1, piece // head.weight.shape[0])  # tokens at a time
     if len(hidden) <= n:
         return _projected(head, hidden, wanted)
     pieces = zip(hidden.split(n), wanted.split(n), strict=True)

@@ -91,6 +91,8 @@ def ensemble(**options: Any) -> None:
 def boost(model: str, data: Path, validation: Path, output: Path, **options: Any) -> None:
     """Train experts one after the other, each on what the ones before got wrong, and weigh them by their errors.
 
+    For two classes this is EnsemW2S's published code (arXiv:2410.04571) with guards; for answers, whose samples are
+    tokens, no code was published, and all but the vote by token probabilities is our reading.
     OUTPUT/experts.json then lists them for `expo generate --ensemble` and `expo w2s label --ensemble`. A killed run
     continues when the same command is repeated.
     """

@@ -164,7 +164,7 @@ def test_run_files_are_listed_and_shown(capsys):
 
 
 def test_every_command_has_a_line_of_help():
-    whole = {"reasoning", "ensemble", "boost", "label"}
+    whole = {"reasoning", "ensemble", "boost", "label", "supervision", "decompose", "judge", "corrupt", "mix"}
     assert set(w2s.commands) == whole | {"select", "vote", "pairs", "data", "validate"}
     assert all(one.get_short_help_str() for one in w2s.commands.values())
 

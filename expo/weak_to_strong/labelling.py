@@ -1,6 +1,8 @@
 """The labels of any experts.json for any file of questions: what a stage of the pipeline does, as a step of its own."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from expo.weak_to_strong.ensemble_run import BoostRun
 from expo.weak_to_strong.errors import BoostingError
 from expo.weak_to_strong.forms import form_of
 from expo.weak_to_strong.keyed import read_json, write_rows
+from expo.weak_to_strong.provenance import hash_of, text_hash
 
 
 def label_file(
@@ -17,10 +20,9 @@ def label_file(
 ) -> dict[str, Any]:
     """Write the labels of the questions in `data`; facts. write=False: check all that can be checked without a model.
 
+    Answers are kept beside `output` until all are there, so that the same call after a kill continues.
     Raises BadExperts, DifferentTokens, BoostingError, RowsError.
     """
-    import tempfile
-
     from expo.generate.experts import read_experts
 
     told = _table(experts)
@@ -39,11 +41,12 @@ def label_file(
     facts: dict[str, Any] = {"experts": len(found), "questions": len(rows)}
     if not write:
         return facts
-    with tempfile.TemporaryDirectory(prefix="expo-label-") as scratch:
-        asked = Path(scratch) / "questions.jsonl"
-        write_rows(asked, rows)
-        made = form_of(run).label(run, experts, asked, Path(scratch) / "labels.jsonl")
-        write_rows(output, read_json(Path(scratch) / "labels.jsonl"))
+    key = text_hash(experts.read_text(), hash_of(data), run.model_dump_json()).hex()[:12]
+    scratch = output.with_name(f".{output.name}.{key}.partial")
+    write_rows(scratch / "questions.jsonl", rows)
+    made = form_of(run).label(run, experts, scratch / "questions.jsonl", scratch / "labels.jsonl")
+    os.replace(scratch / "labels.jsonl", output)
+    shutil.rmtree(scratch)
     return facts | made
 
 

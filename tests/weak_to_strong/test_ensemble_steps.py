@@ -1,6 +1,7 @@
 """expo w2s boost and label as a user types them, and the mistakes that they name."""
 
 import json
+from unittest import mock
 
 import pytest
 from engine import command
@@ -66,7 +67,12 @@ def test_answers_are_boosted_and_generate_reads_the_same_experts(home, capsys):
     assert stdout == "" == stderr
     hard = write(home / "asked.jsonl", ({"id": row["id"], "prompt": row["prompt"]} for row in SOLVED[:8]))
     asked = ["--ensemble", out / "experts.json", "--data", hard, "--max-tokens", 6]
-    assert command(capsys, "w2s", "label", *asked, "-o", home / "labels.jsonl")[0] == 0
+    with mock.patch("expo.weak_to_strong.labels.finish", side_effect=RuntimeError), pytest.raises(RuntimeError):
+        command(capsys, "w2s", "label", *asked, "-o", home / "labels.jsonl")
+    (partial,) = home.glob(".labels.jsonl.*.partial")
+    code, _, stderr = command(capsys, "w2s", "label", *asked, "-o", home / "labels.jsonl")
+    assert code == 0, stderr
+    assert not partial.exists()  # what it held was gone on with
     assert command(capsys, "generate", *asked, "-o", home / "answers.jsonl")[0] == 0
     labels, answers = read(home / "labels.jsonl"), read(home / "answers.jsonl")
     assert [row["completion"] for row in labels] == [row["response"].strip() for row in answers]

@@ -1,6 +1,7 @@
 """expo w2s boost and label as a user types them, and the mistakes that they name."""
 
 import json
+import math
 from unittest import mock
 
 import pytest
@@ -62,9 +63,14 @@ def test_classes_are_boosted_and_labelled_softly(home, capsys):
 
 def test_answers_are_boosted_and_generate_reads_the_same_experts(home, capsys):
     out = home / "writers"
-    code, stdout, stderr = command(capsys, *boost(home, "generation", "solved", out, "--prior", "samme", "--quiet"))
+    code, stdout, stderr = command(capsys, *boost(home, "generation", "solved", out, "--quiet"))
     assert code == 0, stderr
     assert stdout == "" == stderr
+    listed = json.loads((out / "experts.json").read_text())
+    prior = json.loads((out / "prior/state.json").read_text())["error"]  # of the weak model, before any training
+    first = listed["rounds"][0]["error"]
+    assert listed["prior"] == "pretrained" and 0.8 < prior < 1
+    assert listed["rounds"][0]["alpha"] == pytest.approx(math.log((1 - first) / first) + math.log(prior / (1 - prior)))
     hard = write(home / "asked.jsonl", ({"id": row["id"], "prompt": row["prompt"]} for row in SOLVED[:8]))
     asked = ["--ensemble", out / "experts.json", "--data", hard, "--max-tokens", 6]
     with mock.patch("expo.weak_to_strong.labels.finish", side_effect=RuntimeError), pytest.raises(RuntimeError):

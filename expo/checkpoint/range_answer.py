@@ -22,7 +22,8 @@ def check_answer(response: Any, at: int, n_bytes: int, total: int) -> Fault | No
     """What is wrong with status and headers of the answer to bytes [at, at + n_bytes) of a file of `total` bytes."""
     status, headers = response.status_code, response.headers
     if status not in (200, 206):
-        return Fault(f"status {status}", status=status, wait=wait_asked(headers), is_nonsense=status < 400)
+        may_pass = status in (408, 429) or status >= 500
+        return Fault(f"status {status}", status=status, wait=wait_asked(headers), is_nonsense=not may_pass)
     if "html" in headers.get("content-type", ""):
         remedy = "Check the network (a login page, a proxy?) and HF_ENDPOINT"
         return Fault("a web page instead of the file's bytes", is_nonsense=True, remedy=remedy)

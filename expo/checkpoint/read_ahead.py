@@ -19,6 +19,7 @@ BLOCK = 8 * 2**20  # bytes of one request
 CONNECTIONS = 8  # requests in flight at a time, in all
 ROOM = 16  # blocks held at a time; more where many checkpoints are read at once
 _EACH = 3  # blocks at least for each checkpoint: two that are read, one on its way
+_LAG = 4  # blocks that are kept behind the front for threads that are still there
 _ENDS = 16  # where the last lone reads ended
 
 
@@ -47,6 +48,7 @@ class Track:
     files: tuple[RemoteFile, ...]
     users: int = 0
     front: int = -1  # the block that reading front to back has come to
+    places: dict[int, int] = field(default_factory=dict)  # thread -> the block that it read last
     ends: deque = field(default_factory=lambda: deque(maxlen=_ENDS))
 
     def __post_init__(self) -> None:
@@ -57,6 +59,11 @@ class Track:
     def number(self, file: RemoteFile, at: int) -> int:
         """The block that holds a byte of a file."""
         return self.starts[self.place[id(file)]] + at // BLOCK
+
+    @property
+    def tail(self) -> int:
+        """The first block that is still read."""
+        return min([self.front - 1, *(place for place in self.places.values() if place >= self.front - _LAG)])
 
     def span(self, number: int) -> tuple[int, int, int]:
         """Which file a block belongs to, and the bytes [first, last) of it."""
@@ -90,6 +97,7 @@ class ReadAhead:
                 track = Track(tuple(files))
                 self.tracks.append(track)
             track.users += 1
+            track.places.clear()
             for file in track.files:
                 file.given_up.clear()
             while len(self.threads) < CONNECTIONS:
@@ -168,13 +176,17 @@ class ReadAhead:
 
     def _goes_on(self, track: Track, number: int, at: int, n_bytes: int) -> bool:
         """Whether a read is part of reading front to back, which then has come to this block."""
+        me = threading.get_ident()
         with self.turn:
             k, first, _ = track.span(number)
-            near = -1 <= number - track.front <= 1 + self._depth()
+            # A thread that the others have left behind: it goes forwards, where a new pass begins anew.
+            late = track.places.get(me, number + 1) <= number < track.front
+            near = late or -1 <= number - track.front <= 2
             known = (id(track.files[k]), at) in track.ends or self._block(track, number)
             if not (near or known or first == 0 or n_bytes >= BLOCK):
                 return False
-            if number != track.front and (number > track.front or not near):
+            track.places[me] = number
+            if not late and number != track.front and (number > track.front or not near):
                 track.front = number
                 self.turn.notify_all()
             return True
@@ -259,7 +271,7 @@ class ReadAhead:
         idle = [block for block in self.blocks.values() if block.is_ready and not block.readers]
         depth = self._depth()
         idle = [block for block in idle if not self._awaits_hash(block)]
-        spent = [b for b in idle if not -1 <= b.number - b.track.front <= depth]
+        spent = [b for b in idle if not b.track.tail <= b.number <= b.track.front + depth]
         if not spent and needed:
             spent = sorted(idle, key=lambda block: block.track.front - block.number)[:1]
         if not spent:

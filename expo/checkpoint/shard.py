@@ -63,14 +63,18 @@ class Shard:
 class RemoteShard:
     """One weight file on the Hub, the same that its header was read from."""
 
-    def __init__(self, file: WeightFile, track: Track):
+    def __init__(self, file: WeightFile, track: Track | None):
+        """track: of the checkpoint's files, read ahead; None: each read is a request of its own."""
         self.file, self.track = file, track
 
     def read_into(self, out: memoryview, spec: TensorSpec, start: int = 0) -> None:
         """Fill `out` with bytes [start, start + len(out)) of one tensor. Raises a HubError, or ChangedFile."""
         out = memoryview(out).cast("B")
         assert start >= 0 and start + len(out) <= spec.n_bytes, f"{spec.name}: bytes beyond the tensor"
-        READ_AHEAD.read_into(self.track, self.file.remote, out, spec.offset + start)
+        if self.track is None:
+            self.file.remote.read_into(out, spec.offset + start)
+        else:
+            READ_AHEAD.read_into(self.track, self.file.remote, out, spec.offset + start)
 
     def advise(self, spec: TensorSpec, start: int, n_bytes: int) -> None:
         """Nothing: what follows is on its way already."""
@@ -85,7 +89,9 @@ class RemoteShard:
 class Shards:
     """The open weight files of one checkpoint: each opened once, at its first read."""
 
-    def __init__(self, checkpoint: Checkpoint):
+    def __init__(self, checkpoint: Checkpoint, *, scattered: bool = False):
+        """scattered: a few reads here and there, so that nothing is read ahead from the Hub."""
+        self.scattered = scattered
         self.files = {**checkpoint.files, **checkpoint.extra_files}
         self.track: Track | None = None  # of the files that stay on the Hub
         self._open: dict[str, Shard | RemoteShard] = {}
@@ -156,6 +162,6 @@ class Shards:
     def _opened(self, file: WeightFile) -> Shard | RemoteShard:
         if file.remote is None:
             return Shard(file)
-        if self.track is None:
+        if self.track is None and not self.scattered:
             self.track = READ_AHEAD.open([file.remote for file in self.files.values() if file.remote])
         return RemoteShard(file, self.track)

@@ -51,7 +51,8 @@ def _unrelated(plan: Plan) -> list[str]:
     jobs = [job for job in plan.jobs if job.method and len(job.shape) > 1 and job.operands[0].rows is None]
     jobs = sorted(jobs, key=lambda job: -job.n_elements)[:_TENSORS]
     dot = base_norm = norm = moved = 0.0
-    with Shards(plan.inputs[plan.recipe.base]) as base, Shards(plan.donor) as aligned:
+    pair = plan.inputs[plan.recipe.base], plan.donor
+    with Shards(pair[0], scattered=True) as base, Shards(pair[1], scattered=True) as aligned:
         for job in jobs:
             a, b = _sample(base, job, 0), _sample(aligned, job, 1)
             dot += float((a * b).sum())

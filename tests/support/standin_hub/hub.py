@@ -60,11 +60,12 @@ class Hub(AbstractContextManager):
         self.repositories: dict[str, Repository] = {}
         self.users: dict[str, User] = {TOKEN: User("tester")}
         self.faults = Faults()
-        self.asked: list[Asked] = []
+        self.noted: list[Asked] = []
+        self.under_way = 0  # requests that are not noted yet
         self.errors: list[str] = []  # of the server itself
         self.routes: list[Route] = []
         self.secret = b"of this run"
-        self._lock = threading.Lock()
+        self._turn = threading.Condition()
         for side in (storage, read_side, write_side):
             side.add_routes(self)
 
@@ -178,6 +179,18 @@ class Hub(AbstractContextManager):
         """What befalls a request."""
         return self.faults.next(request)
 
+    @property
+    def asked(self) -> list[Asked]:
+        """Every request so far; a client has its answer a little before the request is noted, which is waited for."""
+        with self._turn:
+            self._turn.wait_for(lambda: not self.under_way, timeout=2)
+            return self.noted
+
+    def begin(self) -> None:
+        """Count a request that came."""
+        with self._turn:
+            self.under_way += 1
+
     def note(self, request: Request) -> None:
         """Keep a request that was answered."""
         row = Asked(
@@ -193,5 +206,7 @@ class Hub(AbstractContextManager):
             request.target,
             str(request.headers),
         )
-        with self._lock:
-            self.asked.append(row)
+        with self._turn:
+            self.noted.append(row)
+            self.under_way -= 1
+            self._turn.notify_all()

@@ -135,6 +135,7 @@ class Handler(BaseHTTPRequestHandler):
     def _do(self) -> None:
         request = Request(self)
         hub = self.server.hub
+        hub.begin()
         try:
             if hub.latency:
                 time.sleep(hub.latency)

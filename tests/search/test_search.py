@@ -232,6 +232,17 @@ def test_a_setting_that_decides_nothing_is_refused_before_anything_is_scored(fin
     assert not seen
 
 
+def test_other_models_of_the_same_name_are_other_tries(find, nearness, models, tmp_path):
+    import shutil
+
+    other = shutil.copytree(models["sft"], tmp_path / "dpo")
+    text = f"merge_method: linear\nmodels:\n- {{model: {models['sft']}, parameters: {{weight: 0}}}}\n"
+    text += f"- {{model: {models['dpo']}, parameters: {{weight: 1}}}}\n"
+    found = find(recipe=text, vary=[f"models.1.model={models['dpo']},{other}"], metric=nearness(0.0))
+    assert found.point == {"models.1.model": str(models["dpo"])} and found.chosen.better
+    assert "models.1.model dpo" in found.summary and str(models["dpo"].parent) not in json.dumps(found.evidence())
+
+
 # --- What is written --------------------------------------------------------------------------------------------------
 
 

@@ -84,9 +84,11 @@ class Search:
             result = self._searched(resident, file)
         result.cost |= _cost(resident) | {"seconds": round(time.monotonic() - began, 1)}
         resident.drop()
+        self._report(result)
+        self._draw(result)
         if self.output is not None:
             result.report = self._write(result, writing)
-        self._report(result)
+            self._report(result)
         return result
 
     def _searched(self, resident: Any, file: Tries) -> Result:
@@ -128,10 +130,12 @@ class Search:
         return run(planned, self.output, overwrite=self.overwrite, warn=self.warn, **writing)
 
     def _report(self, result: Result) -> None:
-        from expo.search.picture import draw
-
         content = json.dumps(result.record(), indent=1, ensure_ascii=False) + "\n"
         replace_file(self.folder / "search.json", content.encode())
+
+    def _draw(self, result: Result) -> None:
+        from expo.search.picture import draw
+
         if not draw(result, self.folder / "search.png"):
             self.warn("no picture, as matplotlib is missing; to have one: pip install 'expo[plot]'")
 

@@ -8,6 +8,7 @@ import torch
 
 from expo.evaluate.metrics import metric_of
 from expo.evaluate.metrics.lm_eval import TaskError
+from expo.generate.memory import OutOfMemory
 
 DOCS = [{"question": f"{'ab' * i}?", "choices": ["x", "yy", "zzz"], "gold": i % 3} for i in range(7)]
 CHOICE = """
@@ -91,6 +92,28 @@ def test_a_task_s_file_a_metric_by_name_and_generation(folder, model, tokenizer)
     assert len(normed.score(model, tokenizer, normed.ids)) == 7
     written = metric_of("lm-eval:expo_write", include_path=folder)
     assert written.generates and {one.score for one in written.score(model, tokenizer, written.ids)} <= {0.0, 1.0}
+
+
+def test_what_the_harness_refuses_is_one_error(folder, model):
+    metric = metric_of("lm-eval:expo_choice", include_path=folder, chat=True)
+    with pytest.raises(TaskError, match=r"lm_eval failed on expo_choice: ValueError: .*chat"):
+        metric.score(model, talker.build_tokenizer(chat=False), metric.ids)
+
+
+def test_a_full_memory_halves_the_batch_and_changes_no_score(folder, model, tokenizer):
+    metric = metric_of("lm-eval:expo_choice", include_path=folder)
+    wanted = metric.score(model, tokenizer, metric.ids)
+
+    def hook(module, inputs):
+        if inputs[0].shape[0] > most:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to")
+
+    model.model.embed_tokens.register_forward_pre_hook(hook)
+    most = 2
+    assert metric.score(model, tokenizer, metric.ids) == wanted
+    most = 0
+    with pytest.raises(OutOfMemory, match="Tried, sequences: 8, 4, 2, 1"):
+        metric.score(model, tokenizer, metric.ids)
 
 
 @pytest.mark.slow

@@ -170,9 +170,11 @@ def _halved(
     while True:
         try:
             return _samples(model, tokenizer, tasks, samples, rows, chat)
-        except (RuntimeError, MemoryError) as error:
+        except Exception as error:  # a task's code, or the harness's
             if not is_out_of_memory(error):
-                raise
+                said = (str(error).strip().splitlines() or ["no reason given"])[0]
+                names = ", ".join(tasks)
+                raise TaskError(f"lm_eval failed on {names}: {type(error).__name__}: {said}") from error
             tried.append(str(rows))
             if rows == 1:
                 raise OutOfMemory(

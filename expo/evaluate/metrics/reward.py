@@ -42,6 +42,7 @@ def reward(
 
     def measure(model: Any, tokenizer: Any, wanted: Sequence[str]) -> list[Scored]:
         questions = [at[key] for key in wanted]
+        judge.load(next(model.parameters()).device)  # what is wrong with it shows before any answer is written
         answers = asking.answers(model, tokenizer, questions)
         chats = [
             (question.id, chat_of(question, one.response)) for question in questions for one in answers[question.id]

@@ -59,7 +59,7 @@ class Rewarder:
         """The model's output for each chat, unscaled. Raises RewardError, OutOfMemory."""
         import torch
 
-        model = self._on(device)
+        model = self.load(device)
         rows = [self.encode(key, messages) for key, messages in chats]
         filler = model.config.get_text_config().pad_token_id
 
@@ -93,7 +93,8 @@ class Rewarder:
             )
         return ids
 
-    def _on(self, device: Any) -> Any:
+    def load(self, device: Any) -> Any:
+        """The model, on that device from now on. Raises ModelError; RewardError where its head is missing."""
         import torch
         import transformers
 

@@ -329,6 +329,7 @@ def test_writing_the_output_goes_on_where_it_stopped(find, nearness, tmp_path, m
     monkeypatch.setattr(to_folder, "_add_small_files", stops)
     with pytest.raises(Interrupted):
         find(**asked)
+    assert json.loads((tmp_path / "report" / "search.json").read_text())["chosen"] == {"alpha": 0.5}
     assert (tmp_path / "out.partial").is_dir() and not (tmp_path / "out").exists()
     monkeypatch.setattr(to_folder, "_add_small_files", real)
     with pytest.raises(AnotherRun):  # its evidence would be another's

@@ -8,6 +8,7 @@ import click
 
 from expo.cli.hub_options import BRANCH, PR, PRIVATE, PUSH_TO
 from expo.cli.options import (
+    CONNECTIONS,
     DRY_RUN,
     OVERWRITE,
     PLUGIN,
@@ -41,6 +42,7 @@ SET = click.option(
 @OVERWRITE
 @DRY_RUN
 @VERIFY_INPUTS
+@CONNECTIONS
 @over_a_recipe
 def merge(recipe: Path, out: Path | None, output: Path | None, sets: tuple[str, ...], **options) -> None:
     """Run the merge that RECIPE describes into OUTPUT, which is given by -o or second.

@@ -35,6 +35,13 @@ DRY_RUN = click.option("--dry-run", is_flag=True, help="Print the plan and its b
 STREAM = click.option(
     "--stream", is_flag=True, help="Leave the weights of Hub ids on the Hub, and read them there by ranges."
 )
+CONNECTIONS = click.option(
+    "--connections",
+    type=click.IntRange(min=1, max=16),
+    default=8,
+    show_default=True,
+    help="With --stream: requests to the Hub in flight at a time.",
+)
 VERIFY_INPUTS = click.option(
     "--verify-inputs",
     is_flag=True,
@@ -109,7 +116,16 @@ def output(*, required: bool) -> Callable:
 def writing(command: Callable) -> Callable:
     """The options of every command that writes a checkpoint of its own making."""
     return _with(
-        [output(required=False), *PUSHING, OVERWRITE, DRY_RUN, VERIFY_INPUTS, *_form("DPO", from_recipe=False), *_RUN],
+        [
+            output(required=False),
+            *PUSHING,
+            OVERWRITE,
+            DRY_RUN,
+            VERIFY_INPUTS,
+            CONNECTIONS,
+            *_form("DPO", from_recipe=False),
+            *_RUN,
+        ],
         command,
     )
 

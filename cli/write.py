@@ -80,6 +80,7 @@ def stream(planned, output, overwrite: bool, options: dict[str, Any], target=Non
             device=options["device"],
             progress=progress,
             verify_inputs=options["verify_inputs"],
+            connections=options["connections"],
             warn=warn,
             target=target,
         )

@@ -16,7 +16,7 @@ from expo.checkpoint.remote import RemoteFile
 from expo.errors import Interrupted
 
 BLOCK = 8 * 2**20  # bytes of one request
-CONNECTIONS = 8  # requests in flight at a time, in all
+CONNECTIONS = 8  # requests in flight at a time, in all, unless another number is asked for
 ROOM = 16  # blocks held at a time; more where many checkpoints are read at once
 _EACH = 3  # blocks at least for each checkpoint: two that are read, one on its way
 _LAG = 4  # blocks that are kept behind the front for threads that are still there
@@ -77,6 +77,7 @@ class ReadAhead:
 
     def __init__(self) -> None:
         self.turn = threading.Condition()
+        self.connections = CONNECTIONS  # of what is opened from now on
         self.tracks: list[Track] = []
         self.blocks: dict[tuple[int, int], Block] = {}  # (identity of the track, number)
         self.wanted: deque[tuple[Track, int]] = deque()  # blocks that a reader waits for
@@ -100,7 +101,7 @@ class ReadAhead:
             track.places.clear()
             for file in track.files:
                 file.given_up.clear()
-            while len(self.threads) < CONNECTIONS:
+            while len(self.threads) < self.connections:
                 self.threads.append(threading.Thread(target=self._work, daemon=True))
                 self.threads[-1].start()
             return track

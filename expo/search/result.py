@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from expo.search.public import without_folders
 from expo.search.space import Point, Space, shown
 from expo.search.values import Value
 from expo.search.verdict import BLOW_UP, Figures
@@ -54,7 +55,7 @@ class Result:
 
     def evidence(self) -> dict[str, Any]:
         """What the manifest of the chosen checkpoint keeps: the same for two equal searches."""
-        return {
+        found = {
             "summary": self.summary,
             "metric": dict(self.metric),
             "higher_is_better": self.higher_is_better,
@@ -66,6 +67,7 @@ class Result:
             "test": [one.record() for one in self.test],
             "notes": self.notes,
         }
+        return without_folders(found)
 
     @property
     def summary(self) -> str:

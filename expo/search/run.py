@@ -1,7 +1,6 @@
 """search: a recipe and a metric in, the best of several values out, with the evidence; continues what was begun."""
 
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -11,6 +10,7 @@ from typing import Any
 from expo.evaluate.metrics import Metric
 from expo.planning import Plan
 from expo.rows import replace_file
+from expo.search.public import without_folders
 from expo.search.result import Result, baseline_name, notes_on
 from expo.search.space import Space
 from expo.search.strategy import Strategy
@@ -48,7 +48,7 @@ class Search:
             "strategy": self.strategy.record(),
             "most_tries": self.strategy.most_tries,
             "points": [self.space.label(point) for point in self.strategy.points],
-            "metric": _public(self.metric.record()),
+            "metric": without_folders(self.metric.record()),
             "examples": len(self.metric.ids),
             "most_scored": self.strategy.most_scored(len(self.metric.ids)),
             "known": known,
@@ -84,9 +84,11 @@ class Search:
             result = self._searched(resident, file)
         result.cost |= _cost(resident) | {"seconds": round(time.monotonic() - began, 1)}
         resident.drop()
+        self._report(result)
+        self._draw(result)
         if self.output is not None:
             result.report = self._write(result, writing)
-        self._report(result)
+            self._report(result)
         return result
 
     def _searched(self, resident: Any, file: Tries) -> Result:
@@ -95,7 +97,7 @@ class Search:
         found = _figures(scorer)
         result = Result(
             space=self.space,
-            metric=_public(self.metric.record()),
+            metric=without_folders(self.metric.record()),
             strategy=self.strategy.record(),
             higher_is_better=self.metric.higher_is_better,
             figures=found,
@@ -106,7 +108,7 @@ class Search:
             on_test = self._scorer(resident, self.test, file, "test, ")
             for point in ({}, result.chosen.point) if result.chosen.point else ({},):
                 on_test.score(point)
-            result.test_metric, result.test = _public(self.test.record()), _figures(on_test)
+            result.test_metric, result.test = without_folders(self.test.record()), _figures(on_test)
             tested = on_test.n_scored
         result.notes = notes_on(result)
         result.cost = {"scored": scorer.n_scored + tested, "tries": len(found) - 1}
@@ -128,10 +130,12 @@ class Search:
         return run(planned, self.output, overwrite=self.overwrite, warn=self.warn, **writing)
 
     def _report(self, result: Result) -> None:
-        from expo.search.picture import draw
-
         content = json.dumps(result.record(), indent=1, ensure_ascii=False) + "\n"
         replace_file(self.folder / "search.json", content.encode())
+
+    def _draw(self, result: Result) -> None:
+        from expo.search.picture import draw
+
         if not draw(result, self.folder / "search.png"):
             self.warn("no picture, as matplotlib is missing; to have one: pip install 'expo[plot]'")
 
@@ -177,18 +181,3 @@ def _cost(resident: Any) -> dict[str, Any]:
         "load_seconds": round(resident.load_seconds, 2),
         "peak_rss_mib": round(peak_rss() / 2**20, 1),
     }
-
-
-def _public(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A metric's record without the folders of this machine: what is a path keeps its last part."""
-
-    def bare(value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        kind, colon, rest = value.partition(":")
-        for head, text in ((kind + colon, rest), ("", value.rpartition(":")[0] or value)):
-            if os.sep in text and os.path.exists(text):
-                return head + os.path.basename(text.rstrip(os.sep)) + value[len(head) + len(text) :]
-        return value
-
-    return {name: bare(value) for name, value in record.items()}

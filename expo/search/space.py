@@ -11,6 +11,7 @@ from expo.errors import RecipeError
 from expo.planning import Plan, plan
 from expo.recipe import Recipe, extrapolation, read_recipe
 from expo.search.errors import BadValues, NothingVaries
+from expo.search.public import last_part
 from expo.search.values import MOST, Dimension, Value
 
 ALPHA = "alpha"
@@ -141,13 +142,13 @@ def short(path: str) -> str:
 
 def shown(value: Value) -> str:
     """A value for people."""
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else last_part(str(value))
 
 
 def _decides(planned: Plan) -> str:
-    """All that decides what a plan's result holds, its inputs apart."""
+    """All that decides what a plan's result holds, with the parameters as each tensor gets them."""
     recipe = planned.recipe
+    how = {name: value for name, value in recipe.record().items() if name not in ("parameters", "modules")}
     jobs = [(job.name, job.shape, job.dtype.name, job.method, job.parameters) for job in planned.jobs]
     operands = [[(o.role, o.spec.name) for o in job.operands] for job in planned.jobs]
-    how = (recipe.method, recipe.rounding, recipe.arithmetic, recipe.seed, recipe.saturate, recipe.shard_size)
-    return repr((how, jobs, operands))
+    return repr((how, recipe.models, jobs, operands))

@@ -6,7 +6,7 @@ from typing import Any
 
 from expo.evaluate.metrics import Scored
 from expo.evaluate.statistics import Interval, Paired, paired, student, wilson
-from expo.search.space import Point
+from expo.search.space import Point, shown
 from expo.search.tries import Try
 
 BLOW_UP = 1.5  # times the baseline's mean length from which a try is flagged
@@ -45,8 +45,7 @@ class Figures:
         if self.length_ratio is not None and self.length_ratio > BLOW_UP:
             found.append(f"length x {self.length_ratio:.2g}")
         if self.same_as is not None:
-            found.append("same weights as " + (", ".join(f"{v:g}" if isinstance(v, float) else str(v)
-                         for v in self.same_as.values()) or "the baseline"))  # fmt: skip
+            found.append("same weights as " + (", ".join(map(shown, self.same_as.values())) or "the baseline"))
         return found
 
     def record(self) -> dict[str, Any]:

@@ -117,7 +117,7 @@ class PassingSink(FolderSink):
             with self.turn:
                 self.sending = ""
                 self.turn.notify_all()
-                while not self.full and not self.over:
+                while not self.over and (self.failure or not self.full):
                     self.turn.wait()
                 if self.over:
                     self.target.close()

@@ -6,6 +6,7 @@ from pathlib import Path
 import xxhash
 
 from expo.checkpoint.model_card import license_of
+from expo.checkpoint.read_ahead import CONNECTIONS, READ_AHEAD
 from expo.checkpoint.spec import Checkpoint, Source
 from expo.errors import DataError, Interrupted, OutputError, RecipeError
 from expo.methods import find_method
@@ -41,6 +42,7 @@ def run(
     progress: Progress | None = None,
     checks: bool = True,
     verify_inputs: bool = False,
+    connections: int = CONNECTIONS,
     warn=lambda text: None,
     target: HubTarget | None = None,
 ) -> Report:
@@ -53,6 +55,7 @@ def run(
     device: "cpu", "cuda", "cuda:1" or "auto".
     progress: called with the bytes of output finished since the last call. warn: called with each warning's text.
     verify_inputs: read what the run itself did not of files that stay on the Hub, so that their hashes are checked.
+    connections: how many requests to the Hub are in flight at a time where inputs stay there.
     checks: False leaves out hashes, finiteness checks and figures, to measure the arithmetic alone.
     target: where on the Hub the output is published too, which has been checked; shards go up when they are finished.
     Raises OutputError or DiskFull for the folder, NonFinite, Overflow or CopyMismatch for the data; after anything
@@ -60,6 +63,7 @@ def run(
     """
     if threads is not None and threads < 1:
         raise RecipeError(f"threads must be at least 1, not {threads}.")
+    READ_AHEAD.connections = connections
     settings = settings_for(plan, device, checks=checks)
     sink = _sink(plan, output, overwrite, target)
     passing = sink if isinstance(sink, PassingSink) else None

@@ -232,6 +232,17 @@ def test_a_setting_that_decides_nothing_is_refused_before_anything_is_scored(fin
     assert not seen
 
 
+def test_other_models_of_the_same_name_are_other_tries(find, nearness, models, tmp_path):
+    import shutil
+
+    other = shutil.copytree(models["sft"], tmp_path / "dpo")
+    text = f"merge_method: linear\nmodels:\n- {{model: {models['sft']}, parameters: {{weight: 0}}}}\n"
+    text += f"- {{model: {models['dpo']}, parameters: {{weight: 1}}}}\n"
+    found = find(recipe=text, vary=[f"models.1.model={models['dpo']},{other}"], metric=nearness(0.0))
+    assert found.point == {"models.1.model": str(models["dpo"])} and found.chosen.better
+    assert "models.1.model dpo" in found.summary and str(models["dpo"].parent) not in json.dumps(found.evidence())
+
+
 # --- What is written --------------------------------------------------------------------------------------------------
 
 
@@ -318,6 +329,7 @@ def test_writing_the_output_goes_on_where_it_stopped(find, nearness, tmp_path, m
     monkeypatch.setattr(to_folder, "_add_small_files", stops)
     with pytest.raises(Interrupted):
         find(**asked)
+    assert json.loads((tmp_path / "report" / "search.json").read_text())["chosen"] == {"alpha": 0.5}
     assert (tmp_path / "out.partial").is_dir() and not (tmp_path / "out").exists()
     monkeypatch.setattr(to_folder, "_add_small_files", real)
     with pytest.raises(AnotherRun):  # its evidence would be another's

@@ -139,7 +139,10 @@ def test_a_study_on_files_takes_judged_samples_as_they_are(finished, tmp_path, c
     report = json.loads(stdout)
     assert [row["cell"] for row in report["tests"]["sums"]["cells"]] == ["hard-0.5", "subtask-0"]
     assert all(abs(held[0]["tokens"] - 300) <= 8 for held in report["sets"].values())
-    assert report["tests"]["sums"]["cells"][0]["accuracy"]["interval"] is None, "one seed has no interval over seeds"
+    found = report["tests"]["sums"]
+    assert found["cells"][0]["accuracy"]["interval"] is None, "one seed has no interval over seeds"
+    (told,) = found["claims"][0]["evidence"]
+    assert told["difference"]["over"] == "questions" and len(told["difference"]["interval"]) == 2
     lost = read(seed / "samples/subtask.jsonl")
     strange = write(tmp_path / "strange.jsonl", [row | {"id": f"x{row['id']}"} for row in lost])
     words = ["w2s", "supervision", file, "-o", tmp_path / "out", "--set", f"data.subtask_samples={{a: {strange}}}"]
@@ -222,3 +225,16 @@ def test_shipped_runs_are_listed_and_valid(name, capsys):
     run = load_run(name, {}, SupervisionFile)
     stages = build(run)
     assert stages[-1].name == "report" and len({stage.name for stage in stages}) == len(stages)
+
+
+def test_means_and_differences_over_seeds_by_hand():
+    from expo.weak_to_strong.supervision.seeds import difference, over_seeds, verdict
+
+    found = over_seeds([0.1, 0.2, 0.3])
+    assert found["value"] == pytest.approx(0.2)
+    assert found["interval"] == pytest.approx([0.2 - 4.303 * 0.1 / 3**0.5, 0.2 + 4.303 * 0.1 / 3**0.5])
+    marks = [[dict(enumerate(map(bool, row))) for row in rows] for rows in ([[0, 0], [0, 1]], [[1, 1], [1, 1]])]
+    assert difference(*marks)["values"] == [1.0, 0.5] and difference([None, None], marks[1]) is None
+    assert [verdict({"interval": bounds}) for bounds in ([0.1, 0.2], [-0.2, -0.1], [-0.1, 0.1], None)] == [
+        "for", "against", "undecided", "undecided",
+    ]  # fmt: skip

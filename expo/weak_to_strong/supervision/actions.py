@@ -184,6 +184,8 @@ def sets_stage(run: SupervisionFile, cells: Sequence[Cell], folder: Path, inputs
     for cell in cells:
         if cell.kind == WEAKER:
             held = grouped([one for one in judged["hard"] if one.teacher == cell.teacher])
+            if not held:
+                raise StageError(f"no sample is by {cell.teacher!r}, so there is no cell of that teacher.")
             rows = [pick(some, 1, run.seed, key, "weaker")[0] for key, some in held.items()]
             told[cell.name] = _written(rows, folder / f"{cell.name}.jsonl", asked=None)
     manifest = {"seed": run.seed, "teacher": main, "sets": told, "note": NOTE}

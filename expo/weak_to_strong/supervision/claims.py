@@ -1,7 +1,7 @@
 """The paper's three claims as differences between cells, and what a study's own figures say about each.
 
-A claim is held to the differences that the cells allow; "for" and "against" mean that the 95 % interval over seeds lies
-on one side of 0, anything else is undecided. A study's figures speak of its own task and models, not of the paper's.
+A claim is held to the differences that the cells allow; "for" and "against" mean that the 95 % interval lies on one
+side of 0, anything else is undecided. A study's figures speak of its own task and models, not of the paper's.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,9 +9,9 @@ from typing import Any
 
 from expo.weak_to_strong.supervision.cells import Cell
 from expo.weak_to_strong.supervision.mix import BOTH, HARD, PARAPHRASE, SUBTASK
-from expo.weak_to_strong.supervision.seeds import difference, over_seeds, verdict
+from expo.weak_to_strong.supervision.seeds import Scores, accuracies, difference, over_seeds, verdict
 
-Values = Mapping[str, Sequence[float | None]]  # cell -> accuracy of each seed
+Values = Mapping[str, Scores]  # cell -> the answers of each seed
 HARD_BEATS = "hard tasks with many wrong outcomes teach more than easy subtasks without an error"
 STEPS_MATTER = "at one outcome error rate, fewer wrong steps teach more; and more so than fewer wrong outcomes"
 SUBTASKS_ADD = "subtasks added to hard tasks help more than paraphrases added to them"
@@ -45,9 +45,7 @@ def _steps_matter(cells: Sequence[Cell], values: Values) -> list[dict[str, Any]]
         return []
     found = [_told(steps[0], steps[-1], values)]
     if len(outcomes) > 1:
-        by_steps = _minus(values[steps[0].name], values[steps[-1].name])
-        by_outcomes = _minus(values[outcomes[0].name], values[outcomes[-1].name])
-        gap = difference(by_outcomes, by_steps)
+        gap = _gap(values, steps[0], steps[-1], outcomes[0], outcomes[-1])
         first = f"({steps[0].name} - {steps[-1].name})"
         text = f"{first} - ({outcomes[0].name} - {outcomes[-1].name})"
         found.append({"what": text, "difference": gap, "says": verdict(gap)})
@@ -67,10 +65,14 @@ def _subtasks_add(cells: Sequence[Cell], values: Values) -> list[dict[str, Any]]
 
 def _told(one: Cell, other: Cell, values: Values) -> dict[str, Any]:
     gap = difference(values[other.name], values[one.name])
-    means = {cell.name: over_seeds(values[cell.name]) for cell in (one, other)}
+    means = {cell.name: over_seeds(accuracies(values[cell.name])) for cell in (one, other)}
     told = {name: found and found["value"] for name, found in means.items()}
     return {"what": f"{one.name} - {other.name}", "accuracy": told, "difference": gap, "says": verdict(gap)}
 
 
-def _minus(one: Sequence[float | None], other: Sequence[float | None]) -> list[float | None]:
-    return [None if a is None or b is None else a - b for a, b in zip(one, other, strict=True)]
+def _gap(values: Values, *cells: Cell) -> dict[str, Any] | None:
+    """(first - second) - (third - fourth), seed by seed."""
+    each = [accuracies(values[cell.name]) for cell in cells]
+    if any(None in found for found in each):
+        return None
+    return over_seeds([(a - b) - (c - d) for a, b, c, d in zip(*each, strict=True)])  # type: ignore[operator]

@@ -47,7 +47,8 @@ def curves(report: Mapping[str, Any], test: str, path: Path) -> None:
         axis.grid(axis="y", color="0.92")
         axis.set_axisbelow(True)
     n = len(report["seeds"])
-    figure.suptitle(f"{report['run']}, {test}: mean of {n} seeds and 95 % interval over seeds", fontsize=9)
+    shown = f"mean of {n} seeds and 95 % interval over seeds" if n > 1 else "one seed"
+    figure.suptitle(f"{report['run']}, {test}: {shown}", fontsize=9)
     figure.savefig(path, dpi=150)
 
 
@@ -133,10 +134,13 @@ def heat(cells: Cells, test: str, path: Path) -> None:
     grid = [[100 * mixed.get((h, s), float("nan")) for h in hard] for s in subtask]
     figure = Figure(figsize=(1.8 + 0.8 * len(hard), 1.4 + 0.6 * len(subtask)), layout="constrained")
     axis = figure.subplots()
-    image = axis.imshow(grid, origin="lower", aspect="auto", cmap="viridis")
+    image = axis.imshow(grid, origin="lower", aspect="auto", cmap="Blues")
+    middle = (max(map(max, grid)) + min(map(min, grid))) / 2
     for y, row in enumerate(grid):
         for x, value in enumerate(row):
-            axis.text(x, y, f"{value:.1f}", ha="center", va="center", fontsize=8, color="white", fontweight="bold")
+            axis.text(
+                x, y, f"{value:.1f}", ha="center", va="center", fontsize=8, color="white" if value > middle else "black"
+            )
     axis.set_xticks(range(len(hard)), [f"{rate:.0%}" for rate in hard])
     axis.set_yticks(range(len(subtask)), [f"{rate:.0%}" for rate in subtask])
     axis.set_xlabel("outcome error rate of hard tasks", fontsize=8)

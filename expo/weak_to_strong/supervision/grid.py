@@ -43,6 +43,8 @@ def check(run: SupervisionFile) -> None:
         told = run.data
         files += [told.tasks, told.subtasks, told.paraphrases, *told.samples.values(), *told.subtask_samples.values()]
     problems += [f"{path}: no such file." for path in files if path and not Path(path).exists()]
+    if run.released and run.first and not Path(run.first.data).exists():
+        problems.append(f"To make the first stage's data: expo w2s data easy-math -o {Path(run.first.data).parent}.")
     base = Path(run.base).expanduser()
     if run.base and not set("+@") & set(run.base) and looks_local(base) and not base.exists():
         problems.append(f"{run.base}: no such model.")
@@ -66,9 +68,10 @@ def _shortages(run: SupervisionFile) -> list[str]:
 
 def _lacking(run: SupervisionFile) -> list[str]:
     """Cells for which there is nothing to build them of."""
-    if run.released or not run.data:
-        return []
     grid, told, problems = run.grid, run.data, []
+    if not told:
+        lacks = grid.paraphrase and not run.released.paraphrase
+        return ["grid.paraphrase needs `released.paraphrase`, where the paraphrases lie."] if lacks else []
     if (grid.subtask or grid.mixed.subtask) and not (told.subtask_samples or run.teacher):
         problems.append("grid: subtask cells need `data.subtask_samples`, or a `teacher`.")
     if grid.paraphrase and not told.paraphrases:

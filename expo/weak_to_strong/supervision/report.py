@@ -18,7 +18,7 @@ from expo.weak_to_strong.supervision.claims import claims
 from expo.weak_to_strong.supervision.mix import BOTH, HARD, PARAPHRASE
 from expo.weak_to_strong.supervision.rates import NOTE
 from expo.weak_to_strong.supervision.runfile import SupervisionFile
-from expo.weak_to_strong.supervision.seeds import difference, over_seeds
+from expo.weak_to_strong.supervision.seeds import Scores, accuracies, difference, over_seeds
 
 Tested = Mapping[str, Mapping[str, Mapping[str, str]]]  # seed -> cell -> test -> stage
 
@@ -48,8 +48,8 @@ def compose(
     rows = {cell.name: _reached(cell, tested, facts) for cell in cells}
     tests = {}
     for test in names:
-        values = {cell.name: [_accuracy(marks[tested[seed][cell.name][test]]) for seed in tested] for cell in cells}
-        told = [_row(cell, values[cell.name], tested, test, marks) for cell in cells]
+        values = {cell.name: [marks[tested[seed][cell.name][test]] for seed in tested] for cell in cells}
+        told = [_row(cell, values[cell.name], tested) for cell in cells]
         tests[test] = {"cells": told, "gains": gains(cells, values), "claims": claims(cells, values, rows)}
     sources = {name: found for name, found in facts.items() if name.rsplit("/", 1)[-1] in SOURCES}
     return {
@@ -82,16 +82,12 @@ def _reached(cell: Cell, tested: Tested, facts: Mapping[str, Any]) -> list[dict[
     return found
 
 
-def _accuracy(marks: Mapping | None) -> float | None:
-    return sum(marks.values()) / len(marks) if marks else None
+def _row(cell: Cell, values: Scores, tested: Tested) -> dict[str, Any]:
+    by_seed = {seed: interval(marks) for seed, marks in zip(tested, values, strict=True)}
+    return {"cell": cell.name, **cell._asdict(), "accuracy": over_seeds(accuracies(values)), "seeds": by_seed}
 
 
-def _row(cell: Cell, values: Sequence[float | None], tested: Tested, test: str, marks: Mapping) -> dict[str, Any]:
-    by_seed = {seed: interval(marks[tested[seed][cell.name][test]]) for seed in tested}
-    return {"cell": cell.name, **cell._asdict(), "accuracy": over_seeds(values), "seeds": by_seed}
-
-
-def gains(cells: Sequence[Cell], values: Mapping[str, Sequence[float | None]]) -> list[dict[str, Any]]:
+def gains(cells: Sequence[Cell], values: Mapping[str, Scores]) -> list[dict[str, Any]]:
     """At each rate of the hard tasks: what adding subtasks, or paraphrases, changes against the hard tasks alone."""
     found = []
     for base in (cell for cell in cells if cell.kind == HARD and cell.steps is None):

@@ -1,9 +1,14 @@
-"""Figures over seeds: a mean with the 95 % interval of Student's t, and differences taken seed by seed."""
+"""Figures over seeds: a mean with the 95 % interval of Student's t, and differences taken seed by seed.
+
+One seed has no interval over seeds; a difference then has the one over the test questions, and says so.
+"""
 
 import math
 import statistics
 from collections.abc import Sequence
 from typing import Any
+
+from expo.weak_to_strong.report import Marks
 
 # The 97.5 % point of Student's t for 1 to 30 degrees of freedom.
 _T = (
@@ -11,6 +16,7 @@ _T = (
     2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
 )  # fmt: skip
 _MANY = 1.96
+Scores = Sequence[Marks | None]  # of each seed, whether each test question was answered right
 
 
 def over_seeds(values: Sequence[float | None]) -> dict[str, Any] | None:
@@ -25,11 +31,24 @@ def over_seeds(values: Sequence[float | None]) -> dict[str, Any] | None:
     return found | {"interval": [found["value"] - half, found["value"] + half]}
 
 
-def difference(before: Sequence[float | None], after: Sequence[float | None]) -> dict[str, Any] | None:
-    """after - before, seed by seed."""
-    if any(value is None for value in (*before, *after)):
+def accuracies(scores: Scores) -> list[float | None]:
+    """The share of right answers of each seed."""
+    return [sum(marks.values()) / len(marks) if marks else None for marks in scores]
+
+
+def difference(before: Scores, after: Scores) -> dict[str, Any] | None:
+    """after - before, seed by seed; of one seed question by question, with the interval that those give."""
+    one, other = accuracies(before), accuracies(after)
+    if None in one or None in other:
         return None
-    return over_seeds([b - a for a, b in zip(before, after, strict=True)])  # type: ignore[operator]
+    found = over_seeds([b - a for a, b in zip(one, other, strict=True)])  # type: ignore[operator]
+    if len(before) > 1:
+        return found
+    from expo.evaluate import paired
+
+    (first,), (second,) = before, after
+    held = paired([float(first[key]) for key in first], [float(second[key]) for key in first]).difference
+    return found | {"interval": [held.low, held.high], "over": "questions"}
 
 
 def verdict(found: dict[str, Any] | None) -> str:

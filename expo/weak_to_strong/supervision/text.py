@@ -6,9 +6,10 @@ from typing import Any
 
 def markdown(report: Mapping[str, Any], figures: Sequence[str]) -> str:
     """The whole report."""
-    seeds = ", ".join(map(str, report["seeds"]))
-    lines = [f"# {report['run']}", "", f"Seeds {seeds}. Answers by {report['scoring']['extraction']}, compared by "]
-    lines[-1] += f"{report['scoring']['equivalence']}. Intervals: 95 %, over seeds (Student's t)."
+    seeds, scoring = report["seeds"], report["scoring"]
+    over = "over seeds (Student's t)" if len(seeds) > 1 else "over the test questions of the one seed"
+    lines = [f"# {report['run']}", "", f"{'Seeds' if len(seeds) > 1 else 'Seed'} {', '.join(map(str, seeds))}. "]
+    lines[-1] += f"Answers by {scoring['extraction']}, compared by {scoring['equivalence']}. Intervals: 95 %, {over}."
     for test, found in report["tests"].items():
         lines += ["", f"## {test}", "", *table(found["cells"], report["sets"])]
         lines += ["", *gain_lines(found["gains"]), "", "### The paper's claims, as far as this study goes", ""]
@@ -18,7 +19,7 @@ def markdown(report: Mapping[str, Any], figures: Sequence[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-HEADINGS = ("training set", "rows", "wrong outcomes", "wrong steps", "accuracy", "95 % over seeds", "n")
+HEADINGS = ("training set", "rows", "wrong outcomes", "wrong steps", "accuracy", "95 % interval", "n")
 
 
 def table(cells: Sequence[Mapping[str, Any]], sets: Mapping[str, Sequence[Mapping]]) -> list[str]:
@@ -37,8 +38,8 @@ def rows(cells: Sequence[Mapping[str, Any]], sets: Mapping[str, Sequence[Mapping
         if found is None:
             yield [*told, "no golds", "", ""]
             continue
-        n = next(iter(cell["seeds"].values()))["n"]
-        yield [*told, percent(found["value"]), between(found["interval"]), f"{n:,}"]
+        first = next(iter(cell["seeds"].values()))
+        yield [*told, percent(found["value"]), between(found["interval"] or first["interval"]), f"{first['n']:,}"]
 
 
 def percent(value: float | None) -> str:

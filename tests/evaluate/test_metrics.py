@@ -240,7 +240,7 @@ def test_a_full_memory_halves_the_batch_and_changes_no_score(tokenizer, answers,
 
 def test_what_never_fits_says_what_was_tried(tokenizer, answers, questions):
     with pytest.raises(OutOfMemory, match=r"Tried, examples x tokens: 10 x \d+, 5 x \d+, 2 x \d+, 1 x \d+"):
-        values(metric_of("loss", data=answers), narrow(talker.build_model(), length=8), tokenizer)
+        values(metric_of("loss", data=answers, batch_tokens=512), narrow(talker.build_model(), length=8), tokenizer)
     with pytest.raises(OutOfMemory, match="Tried, answers at a time: 6, 3, 2, 1"):
         values(metric_of("accuracy", data=questions, sampling=SHORT), narrow(talker.build_model(), length=0), tokenizer)
 

@@ -35,8 +35,8 @@ class Asking:
         from expo.generate.local import LocalModel
         from expo.generate.write import tasks_of, write_answers
 
-        check_chat(questions, tokenizer, _LABEL)
         local = LocalModel(tokenizer, lambda: model, model.config, _LABEL, "")
+        check_chat(questions, local)
         samples = range(self.sampling.samples)
         asked = [(question, sample) for question in questions for sample in samples]
         tasks, skipped = tasks_of(asked, local, self.demos, self.sampling, self.long_prompts)

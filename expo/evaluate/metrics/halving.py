@@ -7,7 +7,7 @@ from expo.generate.memory import OutOfMemory, free_memory, is_out_of_memory
 
 T, R = TypeVar("T"), TypeVar("R")
 
-ON_CPU = 512  # tokens a batch: a CPU gains nothing from more, and activations stay small beside the model
+ON_CPU = 256  # tokens a batch: a CPU gains nothing from more, and activations stay small beside the model
 ON_GPU = 16_384
 
 

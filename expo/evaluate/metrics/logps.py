@@ -9,7 +9,7 @@ from expo.train.encode import Limits, Taught
 
 SMALL = 5_000_000  # parameters below which threads only wait for each other
 _NO_LIMIT = 1 << 40  # tokens: a config that states no window
-_LOGITS_ON_CPU = 1 << 21  # at a time: 8 MiB of them in float32
+_LOGITS_ON_CPU = 1 << 20  # at a time: 4 MiB of them in float32
 
 
 class LogP(NamedTuple):

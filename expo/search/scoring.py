@@ -8,8 +8,8 @@ from typing import Any
 import xxhash
 
 from expo.errors import ExpoError
-from expo.evaluate.metrics import Metric, MetricError, Scored
-from expo.generate.memory import free_memory, is_out_of_memory
+from expo.evaluate.metrics import Metric, Scored
+from expo.generate.memory import OutOfMemory, free_memory, is_out_of_memory
 from expo.search.errors import DoesNotFit
 from expo.search.resident import Resident, identity, weights_hash
 from expo.search.space import Point, Space
@@ -108,9 +108,11 @@ class Scorer:
             try:
                 found += self.metric.score(self.resident.model, self.resident.tokenizer, left[: self._room])
                 continue
-            except (MetricError, RuntimeError, MemoryError) as error:
-                # The metrics of this package take smaller batches by themselves; one of the user's may not.
-                if not is_out_of_memory(error.__cause__ or error):
+            except (ExpoError, RuntimeError, MemoryError) as error:
+                # The metrics of this package take smaller batches by themselves; one of the user's may not. A task of
+                # lm_eval scores a document by the others that it is asked with.
+                full = isinstance(error, OutOfMemory) or is_out_of_memory(error.__cause__ or error)
+                if not full or self.metric.name.startswith("lm-eval:"):
                     raise
             free_memory()  # outside of the handler, whose traceback holds the failed batch
             n = min(self._room, len(left))

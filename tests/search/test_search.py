@@ -466,8 +466,10 @@ def test_memory_that_runs_out_is_answered_with_fewer_examples(find, nearness):
     assert found.alpha == 0.5 and found.chosen.n == 40
     assert sizes[:3] == [40, 20, 10] and max(sizes[3:]) == 10
 
-    def never(model, tokenizer, ids):
-        raise torch.OutOfMemoryError("no room")
+    def not_the_third(model, tokenizer, ids):
+        if "2" in ids:
+            raise torch.OutOfMemoryError("no room")
+        return good.measure(model, tokenizer, ids)
 
-    with pytest.raises(DoesNotFit, match=r"example '0' alone does not fit .*--compute-dtype bfloat16"):
-        find(metric=replace(good, measure=never, data="x"), alphas="0.5")
+    with pytest.raises(DoesNotFit, match=r"example '2' alone does not fit .*2 others did.*--compute-dtype bfloat16"):
+        find(metric=replace(nearness(0.5, n=4), measure=not_the_third, data="x"), alphas="0.5")

@@ -179,6 +179,12 @@ def test_what_data_does_not_hold_a_teacher_makes(tmp_path):
         )  # fmt: skip
         before = [one for one in build(run) if one.name.startswith("shared/") or one.name == "seed-1/sets"]
         run_stages(before, tmp_path / "out", say=lambda text: None)
+        asked = len(server.requests)
+        more = run.model_copy(update={"teacher": run.teacher.model_copy(update={"attempts": 5})})
+        again = [one for one in build(more) if one.name.startswith("shared/")]
+        made = [one.stage for one in run_stages(again, tmp_path / "out", say=lambda text: None) if not one.done]
+        assert made == ["shared/judge_hard", "shared/decompose", "shared/judge_subtask"]
+        assert len(server.requests) == asked, "answers outlive a changed setting"
     assert [stage.name for stage in before] == [
         "shared/sample_hard", "shared/judge_hard", "shared/decompose", "shared/sample_subtask", "shared/judge_subtask",
         "seed-1/sets",

@@ -27,6 +27,7 @@ __all__ = ["label_stage", "sft_stage"]  # students learn and answer by the pipel
 Inputs = Mapping[str, Path]
 Facts = Mapping[str, Any]
 MANIFEST = "manifest.json"
+PAID = ".teacher"  # beside the stages, so that a changed setting does not throw answers away
 
 
 # --- Where supervision comes from ------------------------------------------------------------------------------------
@@ -113,7 +114,9 @@ def decompose_stage(run: SupervisionFile, folder: Path, inputs: Inputs) -> Facts
     # The embedded task's tokens are its characters.
     count = len if run.embedded else counter(told.tokenizer)
     how = {} if run.embedded else {"teacher": teacher_of(run), "prices": prices_of(run.teacher)}
-    return decompose(inputs["tasks"], folder / "subtasks.jsonl", count=count, rule=rule, work=folder / "answers", **how)
+    return decompose(
+        inputs["tasks"], folder / "subtasks.jsonl", count=count, rule=rule, work=folder.parent / PAID, **how
+    )
 
 
 def sample_stage(run: SupervisionFile, folder: Path, inputs: Inputs) -> Facts:
@@ -141,7 +144,7 @@ def judge_stage(run: SupervisionFile, names: Sequence[str], folder: Path, inputs
     steps: str | StepJudge = NO_STEPS
     if run.grid.steps and run.teacher:
         votes, count = Votes(run.teacher.votes), counter(run.lengths.tokenizer)
-        how = {"count": count, "prices": prices_of(run.teacher), "work": folder / "work"}
+        how = {"count": count, "prices": prices_of(run.teacher), "work": folder.parent / PAID}
         steps = StepJudge(teacher_of(run), votes, **how)
     outcome = Outcome(run.extraction, run.equivalence, run.judge_seconds)
     told = judge(samples, [inputs["tasks"]], folder / "judged.jsonl", outcome=outcome, steps=steps)

@@ -21,3 +21,10 @@ class TeacherFailed(ExpoError):
 
 class JudgeUnsteady(ExpoError):
     """A judge contradicts itself more often than is allowed, or leaves too much without a verdict."""
+
+
+class BadNumber(ExpoError):
+    """A setting of a teacher, a judge or the length rule that cannot be."""
+
+    def __init__(self, name: str, value: object, wanted: str):
+        super().__init__(f"{name}: {value!r} cannot be; it must be {wanted}.")

@@ -155,23 +155,29 @@ class Study:
         return found
 
     def _decomposed(self, tasks: Input) -> Of:
-        settings = {"teacher": self.run.teacher.model_dump(mode="json"), **self.run.lengths.model_dump(mode="json")}
+        settings = {"teacher": self._teacher(), **self.run.lengths.model_dump(mode="json")}
         make = partial(actions.decompose_stage, self.run)
         self._add(f"{SHARED}/decompose", "decompose", make, {"tasks": tasks}, settings)
         return Of(f"{SHARED}/decompose", "subtasks.jsonl")
 
     def _judged(self, part: str, tasks: Input, samples: Mapping[str, str]) -> Of:
         files: dict[str, Input] = {name: Path(path) for name, path in samples.items()}
-        asked = self.run.teacher.model_dump(mode="json") if self.run.teacher else {}
         if not files:
             at, name = f"{SHARED}/sample_{part}", self.run.teacher.model
+            asked = {"samples": self.run.teacher.samples, "seed": self.run.seeds[0], **self._teacher(drawn=True)}
             self._add(at, "sample", partial(actions.sample_stage, self.run), {"tasks": tasks}, asked)
             files = {name: Of(at, "samples.jsonl")}
         at = f"{SHARED}/judge_{part}"
-        settings = self._scoring() | {"teacher": asked, "steps": bool(self.run.grid.steps)}
+        settings = self._scoring() | {"teacher": self._teacher() if self.run.grid.steps else None}
         make = partial(actions.judge_stage, self.run, tuple(files))
         self._add(at, "judge", make, {"tasks": tasks, **{f"samples {n}": p for n, p in files.items()}}, settings)
         return Of(at, "judged.jsonl")
+
+    def _teacher(self, *, drawn: bool = False) -> dict[str, Any] | None:
+        """What of the teacher's settings changes a stage: where it is served does not, nor patience what is drawn."""
+        left_out = {"endpoint", "samples"} | ({"attempts", "most_failed", "votes"} if drawn else set())
+        left_out |= {"price_prompt", "price_answer"} if drawn else set()
+        return self.run.teacher and self.run.teacher.model_dump(mode="json", exclude=left_out)
 
     def _first(self) -> Of:
         at, told = f"{SHARED}/first", self.run.first

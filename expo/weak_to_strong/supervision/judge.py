@@ -10,13 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from expo.errors import BadSetting
 from expo.weak_to_strong.answers import RESPONSE, Id, field, identity
 from expo.weak_to_strong.errors import RowError
 from expo.weak_to_strong.keyed import Keyed, write_rows
 from expo.weak_to_strong.provenance import hash_of
 from expo.weak_to_strong.supervision import embedded
-from expo.weak_to_strong.supervision.errors import Stranger, TeacherFailed
+from expo.weak_to_strong.supervision.errors import BadNumber, Stranger, TeacherFailed
 from expo.weak_to_strong.supervision.rates import NOTE, by_teacher, rates
 from expo.weak_to_strong.supervision.records import Judged, Task, open_tasks
 from expo.weak_to_strong.supervision.votes import StepJudge, by_model
@@ -36,7 +35,7 @@ class Outcome:
 
     def __post_init__(self) -> None:
         if not 0 <= self.most_empty <= 1:
-            raise BadSetting("most_empty", self.most_empty, ["a share from 0 to 1"])
+            raise BadNumber("most_empty", self.most_empty, "a share from 0 to 1")
 
 
 BY_NUMBER = Outcome()

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from expo.errors import BadSetting, ExpoError
+from expo.errors import ExpoError
+from expo.weak_to_strong.supervision.errors import BadNumber
 
 Count = Callable[[str], int]
 WORDS = "words"
@@ -24,8 +25,8 @@ class LengthRule:
 
     def __post_init__(self) -> None:
         if not 0 <= self.short <= self.two <= self.three:
-            wanted = ["whole numbers that do not fall: short <= two <= three"]
-            raise BadSetting("length rule", f"{self.short}, {self.two}, {self.three}", wanted)
+            rule = (self.short, self.two, self.three)
+            raise BadNumber("length rule", rule, "three whole numbers that do not fall: SHORT, TWO, THREE")
 
     def parts(self, n_tokens: int) -> int:
         """2 or 3; 0 where the task is dropped."""

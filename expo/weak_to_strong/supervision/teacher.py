@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from expo.errors import BadSetting
 from expo.weak_to_strong.provenance import text_hash
-from expo.weak_to_strong.supervision.errors import TeacherFailed
+from expo.weak_to_strong.supervision.errors import BadNumber, TeacherFailed
 from expo.weak_to_strong.supervision.lengths import UNPRICED, Count, Prices, spent
 from expo.weak_to_strong.supervision.prompts import BadForm
 
@@ -40,9 +39,9 @@ class Teacher:
 
     def __post_init__(self) -> None:
         if self.attempts < 1:
-            raise BadSetting("attempts", self.attempts, ["1 or more"])
+            raise BadNumber("attempts", self.attempts, "1 or more")
         if not 0 <= self.most_failed <= 1:
-            raise BadSetting("most_failed", self.most_failed, ["a share from 0 to 1"])
+            raise BadNumber("most_failed", self.most_failed, "a share from 0 to 1")
 
     def record(self) -> dict[str, Any]:
         """What changes answers, for a report."""

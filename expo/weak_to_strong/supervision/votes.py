@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from expo.errors import BadSetting
 from expo.weak_to_strong.answers import Id
-from expo.weak_to_strong.supervision.errors import JudgeUnsteady
+from expo.weak_to_strong.supervision.errors import BadNumber, JudgeUnsteady
 from expo.weak_to_strong.supervision.lengths import UNPRICED, Count, Prices
 from expo.weak_to_strong.supervision.prompts import ask_judge, read_judge
 from expo.weak_to_strong.supervision.records import Judged, Task
@@ -29,9 +28,9 @@ class Votes:
 
     def __post_init__(self) -> None:
         if self.number < 1 or self.number % 2 == 0:
-            raise BadSetting("votes", self.number, ["an odd number, so that there is a majority"])
+            raise BadNumber("votes", self.number, "an odd number, so that there is a majority")
         if not 0 <= self.most_disagreement <= 1:
-            raise BadSetting("most_disagreement", self.most_disagreement, ["a share from 0 to 1"])
+            raise BadNumber("most_disagreement", self.most_disagreement, "a share from 0 to 1")
 
 
 ONE_VOTE = Votes()
@@ -50,7 +49,7 @@ class StepJudge:
 
     def __post_init__(self) -> None:
         if self.votes.number > 1 and self.teacher.temperature == 0:
-            raise BadSetting("temperature", 0, ["above 0 with several votes, which would all be the same"])
+            raise BadNumber("temperature", 0, "above 0 with several votes, which would else be the same")
 
     def record(self) -> dict[str, Any]:
         """What is asked, for a report."""

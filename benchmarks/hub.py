@@ -16,7 +16,11 @@ sys.path.insert(0, str(HERE))
 
 from measure import filesystem, keep, machine, versions  # noqa: E402
 
-PARTS = {"push": "hub_push"}  # key in the results -> module
+PARTS = {
+    "push": "hub_push",
+    "stream_in": "hub_stream_in",
+    "stream_out": "hub_stream_out",
+}  # key in the results -> module
 PACKAGES = ["expo", "huggingface_hub", "hf_xet", "torch"]
 
 

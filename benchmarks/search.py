@@ -111,14 +111,15 @@ def judged(found: dict[str, list[dict]]) -> dict:
             "n_bytes_read": records[0]["n_bytes_read"],
             "n_bytes_written": records[0]["bytes_written"],
             "n_bytes_of_report": records[0]["bytes_of_report"],
-            "n_bytes_written_for_tries": records[0]["bytes_written"] - records[0]["bytes_of_report"],
+            # Of every write call, pipes and thread names included; a tensor would be thousands.
+            "n_bytes_written_beside_the_report": records[0]["bytes_written"] - records[0]["bytes_of_report"],
         }
     if search := out.get("search"):
         out["aimed_for"] = {
             f"wall time at most {MOST_TIME} times": search["times_the_wall_of_alone"] <= MOST_TIME,
             f"CPU time at most {MOST_TIME} times": search["times_the_cpu_of_alone"] <= MOST_TIME,
             f"memory at most {MOST_MEMORY} times": search["times_the_memory_of_alone"] <= MOST_MEMORY,
-            "nothing written for tries": search["n_bytes_written_for_tries"] <= 0,
+            "nothing written for tries": search["n_bytes_written_beside_the_report"] < 100,
         }
     return out
 

@@ -8,6 +8,14 @@ class ExpoError(Exception):
     """The root of all errors that expo raises on purpose; its text is complete for a person."""
 
 
+def again(kind: str, text: str) -> ExpoError:
+    """An error that another process raised: the same class of this module, the same words."""
+    found = globals().get(kind, ExpoError)
+    error = found.__new__(found)
+    Exception.__init__(error, text)
+    return error
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """A clause that offers the nearest known word, or nothing."""
     close = difflib.get_close_matches(word, list(known), n=1)
@@ -399,6 +407,20 @@ class DiskFull(OutputError):
 
 class Interrupted(ExpoError):
     """A run was stopped by the user; what is written stays."""
+
+
+class RankError(ExpoError):
+    """Processes that a launcher started for one run do not fit together."""
+
+
+class NoRendezvous(RankError):
+    """Several copies of a command were started, and they cannot find each other."""
+
+    def __init__(self, what: str):
+        super().__init__(
+            f"{what}: the copies would get in each other's way.\n"
+            "Start them with torchrun --nproc-per-node N -m expo ... (on several nodes: srun torchrun --nnodes M ...)."
+        )
 
 
 class VerifyError(ExpoError):

@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import xxhash
 
@@ -21,6 +22,7 @@ from expo.planning.jobs import Plan
 from expo.stream.loop import Stream, report_of, settings_for
 from expo.stream.pieces import Progress
 from expo.stream.probe import check_tied, pair_warnings
+from expo.stream.ranks import World, world
 from expo.stream.report import Fidelity, Report, peak_rss
 from expo.stream.survey import survey
 from expo.stream.workers import carry_out
@@ -44,24 +46,23 @@ def run(
     device: "cpu", "cuda", "cuda:1" or "auto".
     progress: called with the bytes of output finished since the last call. warn: called with each warning's text.
     checks: False leaves out hashes, finiteness checks and figures, to measure the arithmetic alone.
-    Raises OutputError or DiskFull for the folder, NonFinite, Overflow or CopyMismatch for the data; after anything
-    but those last three, the same call continues where the run stopped.
+    Under a launcher (torchrun) all processes call it, share the work, and get the report; the first publishes.
+    Raises OutputError or DiskFull for the folder, NonFinite, Overflow or CopyMismatch for the data, RankError where
+    the processes do not fit together; after anything but data errors the same call continues where the run stopped.
     """
     if threads is not None and threads < 1:
         raise RecipeError(f"threads must be at least 1, not {threads}.")
+    ranks = world()
+    ranks.agree(plan, fingerprint(plan))
     settings = settings_for(plan, device, checks=checks)
     sink = FolderSink(output, overwrite=overwrite)
-    check_output(plan, sink)
-    workers = threads or default_threads()
-    check_memory(plan, workers)
-    with one_thread():
-        check_tied(plan)
-        warnings = [*plan.warnings, *pair_warnings(plan)]
+    workers = threads or (default_threads() if ranks.here.size == 1 else 1)
+    warnings = ranks.first(_looked_at, plan, sink, workers)
     for text in warnings:
         warn(text)
     try:
-        if sink.open(fingerprint(plan), description(plan), plan.shards):
-            sink.publish()
+        if _is_complete(plan, sink, ranks):
+            ranks.first(sink.publish)
             return _report_of_finished(plan, sink.output, warnings)
         began = time.perf_counter()
         surveyed = survey(plan, settings, workers, progress=progress)
@@ -70,13 +71,12 @@ def run(
         seconds = time.perf_counter() - began
         report = report_of(stream, str(sink.output))
         report.seconds = seconds
-        report.fsync_seconds = sink.sync()
+        report.fsync_seconds = max(ranks.together(sink.sync))
         found = report.fidelity_warnings(plan.recipe.rounding)
         for text in found:
             warn(text)
         report.warnings = warnings + found
-        _add_small_files(plan, sink, report)
-        sink.publish()
+        ranks.first(_finish, plan, sink, report)
     except Interrupted:
         sink.abandon(drop=False)
         raise Interrupted("interrupted. What is written stays: the same command continues.") from None
@@ -84,8 +84,35 @@ def run(
         # Data that must not pass will not pass the next time: nothing to continue.
         sink.abandon(drop=isinstance(error, DataError))
         raise
-    report.peak_rss = peak_rss() + memory
+    report.peak_rss = sum(ranks.gather(peak_rss() + memory))
     return report
+
+
+def _looked_at(plan: Plan, sink: FolderSink, workers: int) -> list[str]:
+    """Everything that can be known to fail before the output is begun; returns the warnings."""
+    check_output(plan, sink)
+    check_memory(plan, workers)
+    with one_thread():
+        check_tied(plan)
+        return [*plan.warnings, *pair_warnings(plan)]
+
+
+def _is_complete(plan: Plan, sink: FolderSink, ranks: World) -> bool:
+    """Open the output's folder; True if its result is complete already."""
+
+    def opened() -> tuple[bool, Any]:
+        complete = sink.open(fingerprint(plan), description(plan), plan.shards)
+        return complete, None if complete else sink.mark()
+
+    complete, mark = ranks.first(opened)
+    ranks.together(lambda: complete or ranks.here.is_first or sink.join(mark, plan.shards, ranks.here.rank))
+    return complete
+
+
+def _finish(plan: Plan, sink: FolderSink, report: Report) -> None:
+    """What makes the written files a checkpoint, and the one step that shows it."""
+    _add_small_files(plan, sink, report)
+    sink.publish()
 
 
 def _add_small_files(plan: Plan, sink: FolderSink, report: Report) -> None:

@@ -159,6 +159,8 @@ def main() -> None:
     except ExpoError as error:
         from expo.cli.tables import printable
 
+        if error.second_hand:
+            time.sleep(_GRACE)
         say(f"error: {printable(str(error))}")
         sys.exit(1)
     except BrokenPipeError:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 class ExpoError(Exception):
     """The root of all errors that expo raises on purpose; its text is complete for a person."""
 
+    second_hand = False  # True where another process of the run knows better what has failed
+
 
 def again(kind: str, text: str) -> ExpoError:
     """An error that another process raised: the same class of this module, the same words."""
@@ -411,6 +413,15 @@ class Interrupted(ExpoError):
 
 class RankError(ExpoError):
     """Processes that a launcher started for one run do not fit together."""
+
+
+class RankGone(RankError):
+    """Another process of this run has ended; it, or the launcher, says why."""
+
+    second_hand = True
+
+    def __init__(self) -> None:
+        super().__init__("a process of this run has ended. What is written stays: the same command continues.")
 
 
 class NoRendezvous(RankError):

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from expo.errors import DataError, ExpoError, Interrupted, RankError, again
+from expo.errors import DataError, ExpoError, Interrupted, RankError, RankGone, again
 from expo.launcher import Place, check_rendezvous, place
 from expo.planning.jobs import Plan
 from expo.stream.pieces import Piece, byte_range
@@ -78,14 +78,12 @@ class Ranks(World):
             self.dist.destroy_process_group()
 
     def gather(self, value: Any) -> list[Any]:
-        """Every rank's value, by rank; RankError where one of them is gone."""
+        """Every rank's value, by rank; RankGone where one of them is."""
         values: list[Any] = [None] * self.here.size
         try:
             self.dist.all_gather_object(values, value, group=self.group)
         except RuntimeError as error:
-            raise RankError(
-                "a process of this run has ended. What is written stays: the same command continues."
-            ) from error
+            raise RankGone from error
         return values
 
     def first(self, act: Callable[..., Any], *arguments: Any) -> Any:

@@ -115,20 +115,26 @@ class Run:
 
     def run(self, run: Runner, *, keep_stages: bool = False) -> dict[str, Any]:
         """Run what is not done yet; the reports, by name, of the results that were not done."""
+        from expo.stream.ranks import world  # loads torch
+
+        first = world().first  # of several processes one decides and notes
         results, reports = self.recipes.results, {}
         made: dict[str, Checkpoint] = {}
         for stage in self.recipes.stages:
             planned, folder = self._plan(stage, made), self.folder(stage)
             key = fingerprint(planned)
-            if self._done().get(stage.name) != key or not folder.is_dir():
+            if first(self._is_missing, stage, key, folder):
                 report = run(stage, planned, folder, self.overwrite or stage not in results)
-                self._note_done(stage.name, key)
+                first(self._note_done, stage.name, key)
                 if stage in results:
                     reports[stage.name] = report
             if stage not in results:
                 made[stage.name] = open_checkpoint(str(folder), max_header=stage.recipe.max_header)
-        self._tidy(keep_stages)
+        first(self._tidy, keep_stages)
         return reports
+
+    def _is_missing(self, stage: Stage, key: str, folder: Path) -> bool:
+        return self._done().get(stage.name) != key or not folder.is_dir()
 
     def _tidy(self, keep_stages: bool) -> None:
         """Remove what lies between; with keep_stages only the note that the results are done."""

@@ -18,6 +18,7 @@ PACKAGE = ROOT / "expo"
 STAIRS = {
     "version": 0,
     "errors": 0,
+    "launcher": 1,
     "dtypes": 0,
     "rows": 1,
     "checkpoint": 1,

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from expo.errors import DiskFull, OutputError
+from expo.errors import DiskFull, OutputError, RankError
 from expo.output.journal import Finished, Journal, read_journals
 from expo.output.partial import Partial, clear_errors, fsync_path, refused
 
@@ -30,6 +30,7 @@ class FolderSink:
         self.fds: dict[str, int] = {}
         self.journal: Journal | None = None
         self.finished: dict[tuple[int, int], Finished] = {}
+        self.leads = True  # False for a process that joined another's folder
 
     def check(self, inputs: Mapping[str, Path], n_bytes: int, fingerprint: str) -> None:
         """Everything that can be known to fail, before anything is written.
@@ -102,6 +103,32 @@ class FolderSink:
                 self._open_shard(shard)
             self.journal = Journal(self.partial.folder)
         return False
+
+    def mark(self) -> tuple[int, bytes]:
+        """What tells the opened partial folder from every other: its lock's number, and who holds it."""
+        lock = self.partial.folder / "lock"
+        return lock.stat().st_ino, lock.read_bytes()
+
+    def join(self, mark: tuple[int, bytes], shards: Sequence, writer: int) -> None:
+        """Work in the partial folder that another process opened; raises RankError where this one sees another.
+
+        writer: the number of this process's journal.
+        """
+        self.leads = False
+        try:
+            seen = self.mark()
+        except OSError:
+            seen = None
+        if seen != mark:
+            raise RankError(
+                f"{os.uname().nodename} does not see the folder {self.partial.folder} that another process of this run "
+                "has opened. All of them need the same shared folder, under the same path."
+            )
+        with clear_errors(self.partial.folder):
+            self.finished = read_journals(self.partial.folder)
+            for shard in shards:
+                self.fds[shard.name] = os.open(self.partial.files / shard.name, os.O_RDWR)
+            self.journal = Journal(self.partial.folder, writer)
 
     def _clear_all_but(self, shards: set[str]) -> None:
         """Small files of an earlier try are written anew."""
@@ -191,7 +218,7 @@ class FolderSink:
     def abandon(self, *, drop: bool) -> None:
         """Let go after a failure; `drop` removes what was written, otherwise the same command continues."""
         self._close()
-        if drop:
+        if drop and self.leads:
             self.partial.drop()
         self.partial.release()
 

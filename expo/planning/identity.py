@@ -7,6 +7,7 @@ from typing import Any
 import xxhash
 
 from expo.checkpoint.spec import Checkpoint
+from expo.launcher import place
 from expo.output.folder import FolderSink
 from expo.planning.jobs import Plan
 from expo.version import __version__
@@ -92,8 +93,11 @@ def description(plan: Plan) -> str:
 def check_output(plan: Plan, sink: FolderSink, *, key: str | None = None) -> None:
     """Everything about the output's place that can be known to fail; raises OutputError or DiskFull.
 
-    key: the fingerprint that an unfinished folder must have, where it is not the plan's.
+    key: the fingerprint that an unfinished folder must have, where it is not the plan's. Of several processes the
+    first looks: a lock that it holds already is no other run's.
     """
+    if not place().is_first:
+        return
     roots = {role: _root(checkpoint) for role, checkpoint in plan.inputs.items()}
     for role, checkpoint in plan.inputs.items():
         roots |= {f"adapter {k} of {role}": a.folder for k, a in enumerate(checkpoint.source.adapters, 1)}

@@ -2,13 +2,14 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import xxhash
 
 from expo.checkpoint.model_card import license_of
 from expo.checkpoint.read_ahead import CONNECTIONS, READ_AHEAD
 from expo.checkpoint.spec import Checkpoint, Source
-from expo.errors import DataError, Interrupted, OutputError, RecipeError
+from expo.errors import DataError, Interrupted, RecipeError
 from expo.methods import find_method
 from expo.ops import one_thread
 from expo.output.card import CardInput, card
@@ -19,16 +20,17 @@ from expo.output.manifest import NAME, as_text, manifest, read_manifest
 from expo.output.sidecars import copy_side_files
 from expo.output.tokenizer import write_tokenizer
 from expo.planning.budget import check_memory, default_threads
-from expo.planning.identity import check_output, description, fingerprint, records_after_reading
+from expo.planning.identity import check_output, fingerprint, records_after_reading
 from expo.planning.jobs import Plan
+from expo.stream.delivery import ToFolder, delivery_of
+from expo.stream.lane import Settings
 from expo.stream.loop import Stream, report_of, settings_for
-from expo.stream.passing import PassingSink
 from expo.stream.pieces import Progress
 from expo.stream.probe import check_tied, pair_warnings
+from expo.stream.ranks import World, world
 from expo.stream.report import Fidelity, Report, peak_rss
 from expo.stream.rest import read_through
 from expo.stream.survey import survey
-from expo.stream.upload import Uploads
 from expo.stream.workers import carry_out
 
 
@@ -49,7 +51,6 @@ def run(
     """Write the planned checkpoint to the folder `output`, which appears whole or not at all.
 
     output: None sends the result to `target` alone: at most two of its shards lie on the disk at a time.
-
     overwrite: replace an `output` that exists, when the new one is complete.
     threads: workers (processes, for large outputs on the CPU); default one a core. Never changes a byte.
     device: "cpu", "cuda", "cuda:1" or "auto".
@@ -58,72 +59,82 @@ def run(
     connections: how many requests to the Hub are in flight at a time where inputs stay there.
     checks: False leaves out hashes, finiteness checks and figures, to measure the arithmetic alone.
     target: where on the Hub the output is published too, which has been checked; shards go up when they are finished.
-    Raises OutputError or DiskFull for the folder, NonFinite, Overflow or CopyMismatch for the data; after anything
-    but those last three, the same call continues where the run stopped.
+    Under a launcher (torchrun) all processes call it, share the work, and get the report; the first publishes.
+    Raises OutputError or DiskFull for the folder, NonFinite, Overflow or CopyMismatch for the data, RankError where
+    processes do not fit together; after anything but data errors the same call continues where the run stopped.
     """
     if threads is not None and threads < 1:
         raise RecipeError(f"threads must be at least 1, not {threads}.")
+    ranks = world()
+    ranks.agree(plan, fingerprint(plan))
     READ_AHEAD.connections = connections
     settings = settings_for(plan, device, checks=checks)
-    sink = _sink(plan, output, overwrite, target)
-    passing = sink if isinstance(sink, PassingSink) else None
-    check_output(plan, sink)
-    workers = threads or default_threads()
-    check_memory(plan, workers)
-    with one_thread():
-        check_tied(plan)
-        warnings = [*plan.warnings, *pair_warnings(plan)]
+    delivery = delivery_of(plan, output, overwrite, target)
+    workers = threads or (default_threads() if ranks.here.size == 1 else 1)
+    warnings = ranks.first(_looked_at, plan, delivery.sink, workers)
     for text in warnings:
         warn(text)
-    uploads = None
     try:
-        if target:
-            target.open(fingerprint(plan))
-        complete = sink.open(fingerprint(plan), description(plan), plan.shards)
-        if target and not passing:
-            uploads = Uploads(plan, sink, target)
-        if complete:
-            report = _report_of_finished(plan, sink, warnings)
-            report.published = (uploads or passing) and (uploads or passing).commit()
-            sink.publish()
-            return report
-        began = time.perf_counter()
-        surveyed = survey(plan, settings, workers, progress=progress)
-        advance = uploads.beside(progress) if uploads else progress
-        stream = Stream(plan, sink, settings, surveyed=surveyed, progress=advance, ahead=workers)
-        if passing:
-            passing.is_stopped = stream.stop.is_set
-        memory = carry_out(stream, workers)
-        seconds = time.perf_counter() - began
-        report = report_of(stream, target.label if passing else str(sink.output))
-        report.seconds, report.passed = seconds, passing is not None
-        report.fsync_seconds = sink.sync()
-        if verify_inputs:
-            read_through(plan)
-        found = report.fidelity_warnings(plan.recipe.rounding)
-        for text in found:
-            warn(text)
-        report.warnings = warnings + found
-        _add_small_files(plan, sink, report)
-        if uploads:
-            sink.seal()
-            uploads.finish()
-        if uploads or passing:
-            report.published = (uploads or passing).commit()
-        sink.publish()
+        if _is_complete(plan, delivery, ranks):
+            report = ranks.first(_report_of_finished, plan, delivery)
+        else:
+            report = _streamed(plan, delivery, settings, ranks, workers, progress)
+            if verify_inputs:
+                ranks.first(read_through, plan)
+            found = report.fidelity_warnings(plan.recipe.rounding)
+            for text in found:
+                warn(text)
+            warnings = warnings + found
+            ranks.first(_add_small_files, plan, delivery.sink, report)
+        report.warnings = warnings
+        report.published = ranks.first(delivery.publish)
     except Interrupted:
-        sink.abandon(drop=False)
+        delivery.sink.abandon(drop=False)
         raise Interrupted("interrupted. What is written stays: the same command continues.") from None
     except BaseException as error:
         # Data that must not pass will not pass the next time: nothing to continue.
-        sink.abandon(drop=isinstance(error, DataError))
+        delivery.sink.abandon(drop=isinstance(error, DataError))
         raise
     finally:
-        if passing:
-            passing.let_target_go()
-        elif target:
-            uploads.abandon() if uploads else target.close()
-    report.peak_rss = peak_rss() + memory
+        delivery.close()
+    report.peak_rss = sum(ranks.gather(peak_rss() + report.peak_rss))
+    return report
+
+
+def _looked_at(plan: Plan, sink: FolderSink, workers: int) -> list[str]:
+    """Everything that can be known to fail before the output is begun; returns the warnings."""
+    check_output(plan, sink)
+    check_memory(plan, workers)
+    with one_thread():
+        check_tied(plan)
+        return [*plan.warnings, *pair_warnings(plan)]
+
+
+def _is_complete(plan: Plan, delivery: ToFolder, ranks: World) -> bool:
+    """Take the output's place in every process; True if its result is complete already."""
+    sink = delivery.sink
+
+    def opened() -> tuple[bool, Any]:
+        complete = delivery.open()
+        return complete, sink.mark() if ranks.here.size > 1 and not complete else None
+
+    complete, mark = ranks.first(opened)
+    ranks.together(lambda: complete or ranks.here.is_first or sink.join(mark, plan.shards, ranks.here.rank))
+    return complete
+
+
+def _streamed(
+    plan: Plan, delivery: ToFolder, settings: Settings, ranks: World, workers: int, progress: Progress | None
+) -> Report:
+    """Survey and stream; the report, whose peak_rss is what further processes had for themselves."""
+    began = time.perf_counter()
+    surveyed = survey(plan, settings, workers, progress=progress)
+    stream = Stream(plan, delivery.sink, settings, surveyed=surveyed, progress=delivery.beside(progress), ahead=workers)
+    delivery.follow(stream)
+    memory = carry_out(stream, workers)
+    report = report_of(stream, delivery.label)
+    report.seconds, report.passed, report.peak_rss = time.perf_counter() - began, delivery.passes, memory
+    report.fsync_seconds = max(ranks.together(delivery.sink.sync))
     return report
 
 
@@ -200,25 +211,14 @@ def _index_name(donor: Checkpoint) -> str:
     return index if index and index.endswith(".safetensors.index.json") else "model.safetensors.index.json"
 
 
-def _sink(plan: Plan, output: str | Path | None, overwrite: bool, target: HubTarget | None) -> FolderSink:
-    """Where the result goes: a folder, or through this machine to the Hub."""
-    if output is not None:
-        return FolderSink(output, overwrite=overwrite)
-    if target is None:
-        raise OutputError("there is no output: name a folder, or a target on the Hub.")
-    return PassingSink(plan, target)
-
-
-def _report_of_finished(plan: Plan, sink: FolderSink, warnings: list[str]) -> Report:
+def _report_of_finished(plan: Plan, delivery: ToFolder) -> Report:
     """The report of a run that had nothing left to do but to appear."""
-    effective = read_manifest(sink.sealed[NAME].parent)["effective"]
+    effective = read_manifest(delivery.sink.sealed[NAME].parent)["effective"]
     return Report(
-        output=sink.target.label if isinstance(sink, PassingSink) else str(sink.output),
+        output=delivery.label,
         tensors=len(plan.jobs),
         n_bytes_written=plan.n_bytes_written,
         alpha=plan.recipe.asked_alpha,
         fidelity=Fidelity(effective["multiple"], effective["cosine"]),
         groups={name: Fidelity(g["multiple"], g["cosine"]) for name, g in effective["groups"].items()},
-        warnings=warnings,
-        peak_rss=peak_rss(),
     )

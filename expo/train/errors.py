@@ -80,6 +80,8 @@ class OutOfMemory(TrainError):
 class ElsewhereStopped(TrainError):
     """The main process stopped before training, and has said why."""
 
+    second_hand = True
+
 
 class NonFiniteLoss(TrainError):
     """The loss or its gradient became NaN or infinite; the weights of before are kept."""

@@ -9,6 +9,7 @@ from expo.weak_to_strong.figures import BLUE, GREY, ORANGE
 from expo.weak_to_strong.supervision.mix import BOTH, HARD, PARAPHRASE, SUBTASK
 
 GREEN, PINK = "#009e73", "#cc79a7"
+_APART = 1.2  # per cent by which lines stand aside, so that their intervals can be told apart
 Cells = Sequence[Mapping[str, Any]]
 
 
@@ -38,7 +39,7 @@ def curves(report: Mapping[str, Any], test: str, path: Path) -> None:
     panels = [(_outcomes, cells)]
     panels += [(_steps, cells)] if any(cell["steps"] is not None for cell in cells) else []
     panels += [(_gains, found["gains"])] if any(one["gain"] for one in found["gains"]) else []
-    figure = Figure(figsize=(0.6 + 3.5 * len(panels), 3.5), layout="constrained")
+    figure = Figure(figsize=(0.6 + 3.5 * len(panels), 3.9), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for axis, (panel, what) in zip(axes, panels, strict=True):
         panel(axis, what)
@@ -58,15 +59,15 @@ def _outcomes(axis: Any, cells: Cells) -> None:
         (SUBTASK, "subtask", "subtasks", ORANGE),
         (PARAPHRASE, "hard", "hard + paraphrase", PINK),
     )
-    for kind, rate, label, colour in kinds:
-        _line(axis, [(c[rate], c) for c in cells if c["kind"] == kind and c["steps"] is None], label, colour)
+    for number, (kind, rate, label, colour) in enumerate(kinds):
+        some = [(c[rate], c) for c in cells if c["kind"] == kind and c["steps"] is None]
+        _line(axis, some, label, colour, _APART * number)
     mixed = [cell for cell in cells if cell["kind"] == BOTH]
     for subtask in sorted({cell["subtask"] for cell in mixed})[:1]:
         some = [(cell["hard"], cell) for cell in mixed if cell["subtask"] == subtask]
-        _line(axis, some, f"hard + subtask ({subtask:.0%})", GREEN)
+        _line(axis, some, f"hard + subtask ({subtask:.0%} wrong)", GREEN, -_APART)
     axis.set_xlabel("outcome error rate, %", fontsize=8)
-    axis.set_ylabel("test accuracy, %", fontsize=8)
-    axis.legend(fontsize=7, frameon=False)
+    _finish(axis)
 
 
 def _steps(axis: Any, cells: Cells) -> None:
@@ -74,15 +75,24 @@ def _steps(axis: Any, cells: Cells) -> None:
     rate = some[0]["hard"]
     _line(axis, [(cell["steps"], cell) for cell in some], f"hard tasks, {rate:.0%} wrong outcomes", BLUE)
     axis.set_xlabel("step-wise error rate, %", fontsize=8)
+    _finish(axis)
+
+
+def _finish(axis: Any) -> None:
     axis.set_ylabel("test accuracy, %", fontsize=8)
-    axis.legend(fontsize=7, frameon=False)
+    axis.set_ylim(0, 103)  # intervals of few seeds reach beyond what an accuracy can be
+    _legend(axis)
 
 
-def _line(axis: Any, points: Sequence[tuple[float, Mapping]], label: str, colour: str) -> None:
+def _legend(axis: Any) -> None:
+    axis.legend(fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
+
+
+def _line(axis: Any, points: Sequence[tuple[float, Mapping]], label: str, colour: str, aside: float = 0.0) -> None:
     if not points:
         return
     points = sorted(points, key=lambda point: point[0])
-    at = [100 * rate for rate, _ in points]
+    at = [100 * rate + aside for rate, _ in points]
     heights, below, above = _heights([cell["accuracy"] for _, cell in points])
     axis.errorbar(
         at, heights, yerr=[below, above], marker="o", markersize=4, capsize=3, color=colour, label=label, linewidth=1.4
@@ -122,7 +132,7 @@ def _gains(axis: Any, gains: Sequence[Mapping[str, Any]]) -> None:
     axis.set_xticks(range(len(rates)), [f"{rate:.0%}" for rate in rates])
     axis.set_xlabel("outcome error rate of the hard tasks", fontsize=8)
     axis.set_ylabel("gain over hard tasks alone, points", fontsize=8)
-    axis.legend(fontsize=7, frameon=False)
+    _legend(axis)
 
 
 def heat(cells: Cells, test: str, path: Path) -> None:

@@ -84,6 +84,7 @@ def lm_eval(
             "task": name,
             "metrics": metrics,
             "num_fewshot": {key: one.get_config("num_fewshot") for key, one in tasks.items()},
+            "config": hash_of({key: one.dump_config() for key, one in tasks.items()}),
             "chat": bool(chat),
             "lm_eval": metadata.version("lm_eval"),
         },

@@ -67,7 +67,7 @@ class Paired(NamedTuple):
 
     @property
     def distinguishable(self) -> bool:
-        """Whether the interval leaves 0 out; one without width, as of two equal differences, needs the sign test too."""
+        """Whether the interval leaves 0 out; one without width, as of two equal gains, needs the sign test too."""
         low, high = self.difference.low, self.difference.high
         return (low > 0 or high < 0) and (low < high or self.p_value <= 0.05)
 

@@ -156,6 +156,14 @@ def _side_files(planned: Plan) -> str:
     return state.hexdigest()
 
 
+def coarser(planned: Plan, **how: Any) -> str:
+    """What to say where scores are taken in a type that does not hold the output's values; "" where it does."""
+    compute, wider = Resident(**how).compute, {"F64", "F32", "F16", "BF16"}
+    held = {"float32": {"F32", "F16", "BF16"}, "bfloat16": {"BF16"}, "float16": {"F16"}}.get(compute or "", wider)
+    lost = ", ".join(sorted({job.dtype.name for job in planned.jobs} & wider - held))
+    return lost and f"scores are those of {compute} weights, and the output's are {lost}: leave out --compute-dtype."
+
+
 def weights_hash(report: Report) -> str:
     """A hash of every tensor that a run would write; equal weights have equal hashes."""
     return xxhash.xxh3_128_hexdigest(repr(sorted(report.hashes.items())).encode())

@@ -67,6 +67,16 @@ def test_an_edited_function_is_another_metric(tmp_path, questions):
     assert records[0] == records[1] != records[2]
 
 
+def test_what_it_prints_goes_to_stderr(tmp_path, model, tokenizer, questions, capsys):
+    (tmp_path / "loud.py").write_text(
+        "def f(model, tokenizer, examples):\n    print('hm')\n    return [1.0] * len(examples)\n"
+    )
+    metric = metric_of(f"{tmp_path / 'loud.py'}:f", data=questions)
+    metric.score(model, tokenizer, metric.ids)
+    found = capsys.readouterr()
+    assert found.out == "" and "hm" in found.err
+
+
 @pytest.mark.parametrize(
     ("function", "kind", "words"),
     [

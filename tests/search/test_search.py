@@ -429,6 +429,27 @@ def test_an_output_that_exists_is_refused_before_anything_is_scored(find, nearne
     assert not seen and not (tmp_path / "report").exists()
 
 
+@pytest.mark.parametrize("dtype, coarse", [("float32", True), ("bfloat16", False)])
+def test_weights_scored_in_a_type_that_does_not_hold_them_are_pointed_out(find, nearness, dtype, coarse):
+    said = []
+    how = {"settings": {"dtype": dtype}, "compute": "bfloat16", "warn": said.append}
+    found = find(metric=nearness(0.5), alphas="0.3", **how)
+    text = "scores are those of bfloat16 weights, and the output's are F32"
+    assert any(text in one for one in said) == any(text in one for one in found.notes) == coarse
+
+
+def test_a_pair_that_is_one_model_is_called_so_and_more_examples_are_not_asked_for(models, nearness, tmp_path):
+    pair = {"sft": models["dpo"], "dpo": models["dpo"], "report": tmp_path / "report", "device": "cpu"}
+    found = search(**pair, metric=nearness(0.5, n=3), alphas="0.1,0.2")
+    assert "all have its very weights" in found.notes[0] and "More examples" not in found.notes[0]
+
+
+def test_the_card_s_line_counts_the_tries_where_nothing_was_tested(find, nearness):
+    found = find(metric=nearness(0.5, noise=0.4), alphas=GRID)
+    low, high = found.chosen.adjusted.low, found.chosen.adjusted.high
+    assert f"(95 % {low:+.4g} to {high:+.4g} with all 5 counted)" in found.summary
+
+
 @pytest.mark.parametrize("where", ["out", "out/report"])
 def test_a_report_inside_of_the_output_is_refused_before_anything_is_scored(find, nearness, tmp_path, where):
     seen = []

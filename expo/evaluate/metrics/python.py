@@ -13,7 +13,9 @@ is another metric.
 """
 
 import inspect
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -41,7 +43,8 @@ def python(module: str, function: str, data: str | Path | Sequence[Mapping]) -> 
 
     def measure(model: Any, tokenizer: Any, wanted: Sequence[str]) -> list[Scored]:
         try:
-            values = call(model, tokenizer, [dict(at[key]) for key in wanted])
+            with redirect_stdout(sys.stderr):  # stdout is for results, such as those of --json
+                values = call(model, tokenizer, [dict(at[key]) for key in wanted])
         except Exception as error:  # it is the user's, and raises what it likes
             raise MetricError(f"--metric {name} failed: {type(error).__name__}: {error}") from error
         values = _listed(values, wanted, name)

@@ -71,7 +71,12 @@ def test_the_report_holds_every_round_and_student_with_n_and_interval(finished):
     for picture in ("rounds.png", "accuracy.png"):
         assert (out / "report" / picture).read_bytes()[:4] == b"\x89PNG"
     text = (out / "report/report.md").read_text()
-    assert "What is ours" in text and "95 % interval" in text and "student: the ensemble's labels" in stdout
+    assert ("the generative form" in text.partition("What is ours")[2]) == (kind == "generation")
+    assert (
+        "eps of 0" in text.partition("What is ours")[2]
+        and "95 % interval" in text
+        and "student: the ensemble's labels" in stdout
+    )
     for number in range(2):  # each expert's own accuracy is told as its round ends
         assert f"round_{number}/tests: on its own: validation" in stderr
 

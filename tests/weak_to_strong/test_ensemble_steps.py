@@ -102,6 +102,23 @@ def test_weights_that_make_no_ensemble_are_refused(home, capsys, tmp_path, weigh
     assert code == 1 and problem in stderr and not (tmp_path / "out.jsonl").exists()
 
 
+@pytest.mark.parametrize(
+    ("kind", "more", "problem"),
+    [
+        ("classification", {"labels": 5}, "labels: 5 is not a list"),
+        ("classification", {"labels": ["a"]}, "at least two different classes"),
+        ("classification", {"combine": "votes"}, "boost.combine"),
+        ("generation", {"combine": "discrete"}, "counts votes for classes"),
+        ("generation", {"space": "maybe"}, "is not true or false"),
+    ],
+)
+def test_a_list_of_experts_from_elsewhere_is_read_with_care(home, capsys, tmp_path, kind, more, problem):
+    file = listed(tmp_path / "experts.json", (home / "weak", 1), kind=kind, **more)
+    asked = ["--ensemble", file, "--data", home / "judged.jsonl", "-o", tmp_path / "out.jsonl", "--dry-run"]
+    code, _, stderr = command(capsys, "w2s", "label", *asked)
+    assert code == 1 and f"{file}: " in stderr and problem in stderr
+
+
 def test_experts_of_different_tokenizers_are_refused(home, capsys, tmp_path):
     save_model(tmp_path / "other")
     table = json.loads((tmp_path / "other/tokenizer.json").read_text())

@@ -18,6 +18,7 @@ from expo.rows import RowsError
 from expo.weak_to_strong.ensemble_run import EnsembleRun
 from expo.weak_to_strong.errors import StageError
 from expo.weak_to_strong.keyed import read_json, write_rows, write_text
+from expo.weak_to_strong.pool import asked_by
 from expo.weak_to_strong.provenance import text_hash
 
 RATED = "difficulty.jsonl"
@@ -36,7 +37,7 @@ def rate(run: EnsembleRun, rows: Rows, folder: Path, model: Path | str, file: Pa
     if asked.by == "experts":
         found, facts["folds"] = by_experts(run, rows, folder, model)
     elif asked.by == "length":
-        found = [float(len(_asked(run, row))) for row in rows]
+        found = [float(len(asked_by(run, row))) for row in rows]
     elif asked.by == "column":
         found = [_number(row.get(asked.column), f"id {row['id']!r}: its {asked.column}") for row in rows]
     elif asked.by == "file":
@@ -58,7 +59,7 @@ def by_experts(run: EnsembleRun, rows: Rows, folder: Path, model: Path | str) ->
     """1 - the probability of the truth (of its tokens, on average), by the expert that did not see the question."""
     from expo.weak_to_strong.forms import form_of
 
-    questions, n = [_asked(run, row) for row in rows], run.difficulty.folds
+    questions, n = [asked_by(run, row) for row in rows], run.difficulty.folds
     if len(set(questions)) < 2 * n:
         raise StageError(f"{len(set(questions))} different questions are too few for {n} folds.")
     form, folds = form_of(run), folds_of(questions, n, run.seed)
@@ -91,10 +92,6 @@ def by_file(path: Path, rows: Rows) -> list[float]:
     if len(lines) != len(rows):
         raise RowsError(f"{path}: {len(lines):,} numbers for {len(rows):,} questions; one a line is expected.")
     return [_number(line, f"{path}:{number}: its difficulty") for number, line in enumerate(lines, start=1)]
-
-
-def _asked(run: EnsembleRun, row: Mapping[str, Any]) -> str:
-    return row["text" if run.kind == "classification" else "prompt"]
 
 
 def _number(value: Any, what: str) -> float:
@@ -175,8 +172,8 @@ def _check_classes(run: EnsembleRun, rows: Rows, parts: Mapping[str, Sequence[in
 
 def _seen(run: EnsembleRun, rows: Rows, parts: Mapping[str, Sequence[int]]) -> dict[str, Any]:
     """How many questions of each tested part stand, word for word, in a part that is learnt from, too."""
-    learnt = {_asked(run, rows[at]) for name in LEARNT for at in parts[name]}
-    tested = {name: [_asked(run, rows[at]) for at in held] for name, held in parts.items() if name not in LEARNT}
+    learnt = {asked_by(run, rows[at]) for name in LEARNT for at in parts[name]}
+    tested = {name: [asked_by(run, rows[at]) for at in held] for name, held in parts.items() if name not in LEARNT}
     found = {name: sum(one in learnt for one in asked) for name, asked in tested.items()}
     shared = ", ".join(f"{n:,} of {name}" for name, n in found.items() if n)
     return {"learnt, too": found} | ({"said": f"learnt from in another part, too: {shared}"} if shared else {})

@@ -155,7 +155,7 @@ def _rounds_lines(report: Mapping[str, Any]) -> list[str]:
     lines += [f"| {' | '.join(round_cells(one, parts))} |" for one in report["rounds"]]
     n = {part: report["rounds"][0]["own"][part]["n"] for part in parts}
     lines += ["", "n: " + ", ".join(f"{part} {count:,}" for part, count in n.items()) + "; in brackets 95 % intervals."]
-    ended = f" Boosting ended before its last round: {report['stopped']}." if report["stopped"] else ""
+    ended = f" Boosting ended: {report['stopped']}." if report["stopped"] else ""
     lines += [f"Round {report['chosen round']} was chosen on validation.{ended}"]
     lines += [f"- round {one['round']}: {one['said']}." for one in report["rounds"] if one["said"]]
     return lines

@@ -10,6 +10,8 @@ from taught import save_model
 from w2s_files import read, write
 
 from expo import toy
+from expo.weak_to_strong.ensemble import boost_run
+from expo.weak_to_strong.ensemble_stages import given_stage
 
 SOLVED = [{"id": n, **example._asdict()} for n, example in enumerate(toy.draw(3, 40, "train", 0))]
 JUDGED = [{"id": row["id"], "text": row["prompt"], "label": int(row["completion"][-1] >= "5")} for row in SOLVED]
@@ -156,6 +158,17 @@ def test_easy_questions_that_teach_nothing_are_refused(home, capsys, tmp_path, r
     asked[asked.index("--data") + 1] = tmp_path / "easy.jsonl"
     code, _, stderr = command(capsys, *asked)
     assert code == 1 and problem in stderr
+
+
+def test_a_round_is_not_chosen_on_what_was_learnt(home, capsys, tmp_path):
+    asked = boost(home, "classification", "judged", tmp_path / "out")
+    asked[asked.index("--validation") + 1] = home / "judged.jsonl"
+    code, _, stderr = command(capsys, *asked)
+    assert code == 1 and "30 of 30 questions are also learnt from. The round is chosen there" in stderr
+    run = boost_run(str(home / "weak"), {"kind": "classification", "seed": 0, "labels": ""}, {})
+    write(tmp_path / "mixed.jsonl", JUDGED[25:])
+    facts = given_stage(run, tmp_path, {"train": home / "judged.jsonl", "validation": tmp_path / "mixed.jsonl"})
+    assert facts["said"].endswith("mixed.jsonl: 5 of 15 questions are also learnt from")
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def boosted(tmp_path, monkeypatch):
         monkeypatch.setattr(ensemble_stages, "form_of", lambda run: form)
         files = [tmp_path / "easy.jsonl", tmp_path / "validation.jsonl"]
         for file in files:
-            write(file, ({"id": n, "text": f"t{n}", "label": n % 2} for n in range(N)))
+            write(file, ({"id": n, "text": f"{file.stem} {n}", "label": n % 2} for n in range(N)))
         (tmp_path / "weak").mkdir(exist_ok=True)
         options = {"kind": "classification", "seed": 0, "labels": "", "rounds": rounds, "patience": 0} | asked
         told: list[str] = []

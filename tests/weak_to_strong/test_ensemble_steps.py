@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from unittest import mock
 
 import pytest
@@ -85,6 +86,19 @@ def test_answers_are_boosted_and_generate_reads_the_same_experts(home, capsys):
     labels, answers = read(home / "labels.jsonl"), read(home / "answers.jsonl")
     assert [row["completion"] for row in labels] == [row["response"].strip() for row in answers]
     assert set(labels[0]) == {"id", "prompt", "completion"}
+
+
+def test_an_expert_that_has_gone_is_made_again_the_same(home, capsys):
+    asked = boost(home, "generation", "solved", home / "writers")  # the last test's, or made now
+    assert command(capsys, *asked)[0] == 0
+    model = home / "writers/round_1/expert/model"
+    before = (model / "model.safetensors").read_bytes()
+    shutil.rmtree(model)
+    code, _, stderr = command(capsys, *asked)
+    assert code == 1 and f"{model} is missing" in stderr.replace("/./", "/") and "--from round_1/expert" in stderr
+    code, _, stderr = command(capsys, *asked, "--from", "round_1/expert")
+    assert code == 0 and "round_0/tests: done before" in stderr and "round_1/expert: made" in stderr
+    assert (model / "model.safetensors").read_bytes() == before
 
 
 def listed(path, *experts, kind="generation", **more):

@@ -43,7 +43,7 @@ def words(kind, **changes):
 
 
 @pytest.fixture(scope="module", params=list(RUNS))
-def finished(request, tmp_path_factory):
+def finished(request, tmp_path_factory, few_objects):
     """The kind of a finished small run, its folder, and what the command printed on stdout and stderr."""
     out, said, told = tmp_path_factory.mktemp("run") / "out", io.StringIO(), io.StringIO()
     asked = ["expo", *words(request.param), "-o", str(out)]

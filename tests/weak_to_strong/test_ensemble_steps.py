@@ -16,7 +16,7 @@ from expo.weak_to_strong.ensemble_stages import given_stage
 
 SOLVED = [{"id": n, **example._asdict()} for n, example in enumerate(toy.draw(3, 40, "train", 0))]
 JUDGED = [{"id": row["id"], "text": row["prompt"], "label": int(row["completion"][-1] >= "5")} for row in SOLVED]
-TRAIN = {"max_steps": 30, "learning_rate": 5e-3, "precision": "float32", "save_every": 0}
+TRAIN = {"max_steps": 15, "learning_rate": 5e-3, "precision": "float32", "save_every": 0}
 SETS = {
     **{f"expert.{name}": value for name, value in TRAIN.items()},
     "space": False,
@@ -26,7 +26,7 @@ SETS = {
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
+def home(tmp_path_factory, few_objects):
     """A tiny weak model, and files of easy questions in both forms."""
     home = tmp_path_factory.mktemp("home")
     save_model(home / "weak", seed=1)

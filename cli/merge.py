@@ -81,21 +81,28 @@ def _write(recipes, output: Path | None, options: dict[str, Any]) -> None:
     if not (as_json and options["dry_run"]) and not quiet:
         for note in recipes.notes:
             click.echo(f"note: {note}", err=True)
+
+    def told(stage, plan) -> str:
+        place = target.label if run.is_passing(stage) else run.folder(stage)
+        return (f"{stage.name} -> {place}\n" if several else "") + summary(plan, threads, passes=run.is_passing(stage))
+
     if options["dry_run"]:
-        plans = [{"name": s.name, "plan": totals(p, threads), "warnings": p.warnings} for s, p in planned]
+        plans = [
+            {"name": s.name, "plan": totals(p, threads, passes=run.is_passing(s)), "warnings": p.warnings}
+            for s, p in planned
+        ]
         if as_json:
             click.echo(json.dumps({"stages": plans, "notes": recipes.notes} if several else plans[0]))
             return
         for stage, plan in planned:
-            click.echo((f"{stage.name} -> {run.folder(stage)}\n" if several else "") + summary(plan, threads))
+            click.echo(told(stage, plan))
             warn(*plan.warnings)
         return
 
     def one(stage, plan, folder: Path, overwrite: bool):
         if not quiet:
-            click.echo((f"{stage.name} -> {folder}\n" if several else "") + summary(plan, threads), err=True)
-        passes = output is None and stage in recipes.results
-        place = None if passes else folder
+            click.echo(told(stage, plan), err=True)
+        place = None if run.is_passing(stage) else folder
         return stream(plan, place, overwrite, options, target if stage in recipes.results else None)
 
     reports = run.run(one, keep_stages=options["keep_stages"])

@@ -15,7 +15,7 @@ def write(recipe: Recipe, options: dict[str, Any]) -> None:
     from expo.output.folder import FolderSink
     from expo.planning.budget import check_memory, default_threads, summary, totals
     from expo.planning.build import plan
-    from expo.planning.identity import check_output
+    from expo.planning.identity import check_output, check_passage
 
     quiet, as_json = options["quiet"], options["as_json"]
     target = checked_target(options)
@@ -23,20 +23,23 @@ def write(recipe: Recipe, options: dict[str, Any]) -> None:
         raise click.UsageError("Name the output: -o OUTPUT, or --push-to ORG/NAME.")
     planned = plan(recipe)
     threads = options["threads"] or default_threads()
-    if options["output"] is not None:  # else the run itself checks what little it needs
+    passes = options["output"] is None
+    if passes:
+        check_passage(planned, target.place)
+    else:
         check_output(planned, FolderSink(options["output"], overwrite=options["overwrite"]))
     check_memory(planned, threads)
     if target:
         check_room(planned, target)
     if options["dry_run"]:
         if as_json:
-            click.echo(json.dumps({"plan": totals(planned, threads), "warnings": planned.warnings}))
+            click.echo(json.dumps({"plan": totals(planned, threads, passes=passes), "warnings": planned.warnings}))
         else:
-            click.echo(summary(planned, threads))
+            click.echo(summary(planned, threads, passes=passes))
             warn(*planned.warnings)
         return
     if not quiet:
-        click.echo(summary(planned, threads), err=True)
+        click.echo(summary(planned, threads, passes=passes), err=True)
     report = stream(planned, options["output"], options["overwrite"], options, target)
     if as_json:
         click.echo(json.dumps(report.record()))

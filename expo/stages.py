@@ -18,8 +18,9 @@ from expo.checkpoint.spec import Checkpoint, Source, TensorSpec, WeightFile
 from expo.errors import ExpoError, OutputError, PlanError
 from expo.output.folder import FolderSink
 from expo.planning import Plan, plan
+from expo.planning.budget import disk_bytes
 from expo.planning.complaints import Told
-from expo.planning.identity import check_output, fingerprint, input_records
+from expo.planning.identity import check_output, check_passage, fingerprint, input_records
 from expo.recipe import Recipe, Recipes, Stage, read_recipe
 
 _RECORD = "stages.json"  # name of a finished stage -> the fingerprint of its run
@@ -82,6 +83,10 @@ class Run:
             return self.between / stage.name
         return self.output if len(results) == 1 else self.output / stage.name
 
+    def is_passing(self, stage: Stage) -> bool:
+        """Whether a stage's output goes to the Hub alone."""
+        return self.passes and stage in self.recipes.results
+
     def plans(self) -> Iterator[tuple[Stage, Plan]]:
         """Every stage's plan, from what is there and what earlier stages will have made; raises PlanError.
 
@@ -107,7 +112,9 @@ class Run:
         planned = list(self.plans())
         results, done = self.recipes.results, self._done()
         for stage, stage_plan in planned:
-            if stage in results and not self.passes and done.get(stage.name) != fingerprint(stage_plan):
+            if self.is_passing(stage):
+                check_passage(stage_plan, self.folder(stage))
+            elif stage in results and done.get(stage.name) != fingerprint(stage_plan):
                 check_output(stage_plan, FolderSink(self.folder(stage), overwrite=self.overwrite))
         if len(planned) > 1:
             self._check_room(planned)
@@ -174,9 +181,9 @@ class Run:
     def _check_room(self, planned: list[tuple[Stage, Plan]]) -> None:
         done, needed = self._done(), 0
         for stage, stage_plan in planned:
-            if self.passes and stage in self.recipes.results:
-                continue
-            if done.get(stage.name) != fingerprint(stage_plan):
+            if self.is_passing(stage):
+                needed += disk_bytes(stage_plan, passes=True)
+            elif done.get(stage.name) != fingerprint(stage_plan):
                 needed += stage_plan.n_bytes_written
         there = next(parent for parent in self.between.absolute().parents if parent.exists())
         begun = sum(path.stat().st_blocks * 512 for path in self._begun() if path.is_file())

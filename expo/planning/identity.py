@@ -8,6 +8,7 @@ import xxhash
 
 from expo.checkpoint.spec import Checkpoint
 from expo.output.folder import FolderSink
+from expo.planning.budget import disk_bytes
 from expo.planning.jobs import Plan
 from expo.version import __version__
 
@@ -89,15 +90,21 @@ def description(plan: Plan) -> str:
     return f"{plan.recipe.title} of {labels}"
 
 
-def check_output(plan: Plan, sink: FolderSink, *, key: str | None = None) -> None:
+def check_passage(plan: Plan, place: Path) -> None:
+    """Everything about the place of a result that only passes through; raises OutputError or DiskFull."""
+    check_output(plan, FolderSink(place), n_bytes=disk_bytes(plan, passes=True))
+
+
+def check_output(plan: Plan, sink: FolderSink, *, key: str | None = None, n_bytes: int | None = None) -> None:
     """Everything about the output's place that can be known to fail; raises OutputError or DiskFull.
 
-    key: the fingerprint that an unfinished folder must have, where it is not the plan's.
+    key: the fingerprint that an unfinished folder must have, where it is not the plan's. n_bytes: what lies there at a
+    time, where it is not the whole output.
     """
     roots = {role: _root(checkpoint) for role, checkpoint in plan.inputs.items()}
     for role, checkpoint in plan.inputs.items():
         roots |= {f"adapter {k} of {role}": a.folder for k, a in enumerate(checkpoint.source.adapters, 1)}
-    sink.check(roots, plan.n_bytes_written, key or fingerprint(plan))
+    sink.check(roots, n_bytes or plan.n_bytes_written, key or fingerprint(plan))
 
 
 def _root(checkpoint: Checkpoint) -> Path:

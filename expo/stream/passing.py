@@ -17,10 +17,10 @@ from expo.ops import n_segments
 from expo.output.folder import FolderSink
 from expo.output.hub import HubTarget
 from expo.output.hub_commit import MESSAGE, Published, already_there
+from expo.planning.budget import PASSING, disk_bytes
 from expo.planning.jobs import Plan
 from expo.stream.upload import in_order
 
-AT_MOST = 2  # shards on the disk
 _POLL = 0.2  # seconds
 
 
@@ -49,8 +49,7 @@ class PassingSink(FolderSink):
 
     def check(self, inputs: Mapping[str, Path], n_bytes: int, fingerprint: str) -> None:
         """Everything that can be known to fail. What lies here at a time is less than the output's n_bytes."""
-        sizes = sorted((shard.n_bytes for shard in self.plan.shards), reverse=True)
-        super().check(inputs, sum(sizes[:AT_MOST]), fingerprint)
+        super().check(inputs, disk_bytes(self.plan, passes=True), fingerprint)
 
     def open(self, fingerprint: str, description: str, shards: Any) -> bool:
         """Take the folder; True if all is made and has arrived already. The target must be open."""
@@ -85,7 +84,7 @@ class PassingSink(FolderSink):
             while name not in self.fds:
                 if self.failure:
                     raise self.failure
-                if len(self.fds) < AT_MOST:
+                if len(self.fds) < PASSING:
                     with self.full_disk_is_clear():
                         super()._open_shard(self.shards[name])
                 elif self.is_stopped():

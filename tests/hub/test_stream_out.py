@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from engine import command
@@ -222,3 +223,27 @@ def test_after_kill_9_the_same_command_continues(standin, tmp_path):
     assert len(whole()) - len(set(whole())) <= 1
     expo.extrapolate(sft=tmp_path / "sft", dpo=tmp_path / "dpo", output=tmp_path / "local")
     assert held(standin, "tester/out") == weights(tmp_path / "local")
+
+
+def test_a_dry_run_names_the_disk_of_two_shards_and_checks_their_place(pair, capsys, tmp_path, monkeypatch):
+    (tmp_path / "recipe.yaml").write_text(
+        "merge_method: linear\nmodels:\n"
+        "  - {model: org/sft, parameters: {weight: 0.25}}\n  - {model: org/dpo, parameters: {weight: 0.75}}\n"
+    )
+    extrapolate = ["extrapolate", "--sft", "org/sft", "--dpo", "org/dpo"]
+    for given in (extrapolate, ["merge", "recipe.yaml"]):
+        arguments = [*given, "--stream", "--push-to", "tester/out", "--dry-run"]
+        code, out, err = command(capsys, *arguments, "--json")
+        two = 2 * max(path.stat().st_size for path in (tmp_path / "local").glob("*.safetensors"))
+        assert code == 0 and json.loads(out)["plan"]["peak_disk"] == two, err
+        assert "40.2 kB of disk at a time;" in command(capsys, *arguments)[1]
+        with monkeypatch.context() as full:
+            full.setattr("expo.output.folder.shutil.disk_usage", lambda path: SimpleNamespace(free=two - 1))
+            code, _, err = command(capsys, *arguments)
+        assert code == 1 and "the output needs" in err
+    assert not (tmp_path / "home" / "state").exists()
+    pair.faults = Faults(1, ["500"], where=lambda request: request.method == "PUT")
+    assert command(capsys, *extrapolate, "--stream", "--push-to", "tester/out")[0] == 1
+    pair.faults = Faults()
+    code, _, err = command(capsys, *arguments)
+    assert code == 1 and "belongs to another run" in err

@@ -1,6 +1,7 @@
 """What every command that writes a checkpoint does after it has a recipe: plan, run, and say what came of it."""
 
 import json
+import os
 import shlex
 from typing import Any
 
@@ -90,10 +91,15 @@ def stream(planned, output, overwrite: bool, options: dict[str, Any], target=Non
 
 
 def closing(report) -> str:
-    """The summary that closes a run."""
+    """The summary that closes a run; what it says to do next is of the very commit, where nothing lies here."""
     from expo.planning.budget import size
 
-    record = report.record()
+    record, done = report.record(), report.published
+    passed = done and not os.path.isabs(report.output)
+    place = f"{done.repo_id}@{done.commit} --stream" if passed else shlex.quote(report.output)
+    next_one = f"next: expo verify {place}"
+    if passed and done.already and not report.seconds:
+        return f"{told(done)}\n{next_one}"
     lines = [
         f"wrote {report.output}: {report.tensors} tensors, {size(report.n_bytes_written)} "
         f"in {report.seconds:.2f} s + {report.fsync_seconds:.2f} s {'to the Hub' if report.passed else 'to the disk'}"
@@ -108,7 +114,7 @@ def closing(report) -> str:
         )
     if report.published:
         lines.append(told(report.published))
-    lines.append(f"next: expo verify {shlex.quote(report.output)}")
+    lines.append(next_one)
     return "\n".join(lines)
 
 

@@ -138,8 +138,9 @@ def summary(plan: Plan, threads: int, *, passes: bool = False) -> str:
         f"{cost['tensors_left_out']} left out), {' '.join(types)} {recipe.rounding}, "
         f"{len(plan.shards)} file{'s' if len(plan.shards) != 1 else ''}"
     )
+    held = size(cost["peak_disk"]) + " of disk" + (" at a time" if passes else "")
     lines.append(
-        f"  needs    {size(cost['peak_memory'])} of memory, {size(cost['peak_disk'])} of disk{' at a time' if passes else ''}; "
+        f"  needs    {size(cost['peak_memory'])} of memory, {held}; "
         f"reads {size(cost['bytes_to_read'])}, about {math.ceil(_moved(cost) / 1e9)} s for each GB/s of the disk"
     )
     return "\n".join(lines)

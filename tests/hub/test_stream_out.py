@@ -100,7 +100,8 @@ def test_hub_to_hub_is_the_local_result_with_two_shards_on_the_disk(pair, tmp_pa
     assert held(pair, "tester/out") == weights(tmp_path / "local")
     assert json.loads(out)["published"]["n_sent"] == N_SHARDS and json.loads(out)["output"] == "tester/out"
     assert watch.most <= 2 and max(map(len, seen)) == 2
-    assert not list((tmp_path / "home" / "state").rglob("*.json")) and not list(tmp_path.glob("*.partial"))
+    left = [path for path in (tmp_path / "home" / "state").rglob("*") if path.is_file()]
+    assert [path.parent.name for path in left] == ["shown"] and not list(tmp_path.glob("*.partial"))
     code, _, err = command(capsys, "verify", "tester/out", "--stream")
     assert code == 0, err
 
@@ -231,10 +232,10 @@ def test_a_dry_run_names_the_disk_of_two_shards_and_checks_their_place(pair, cap
         "  - {model: org/sft, parameters: {weight: 0.25}}\n  - {model: org/dpo, parameters: {weight: 0.75}}\n"
     )
     extrapolate = ["extrapolate", "--sft", "org/sft", "--dpo", "org/dpo"]
+    two = 2 * max(path.stat().st_size for path in (tmp_path / "local").glob("*.safetensors"))
     for given in (extrapolate, ["merge", "recipe.yaml"]):
         arguments = [*given, "--stream", "--push-to", "tester/out", "--dry-run"]
         code, out, err = command(capsys, *arguments, "--json")
-        two = 2 * max(path.stat().st_size for path in (tmp_path / "local").glob("*.safetensors"))
         assert code == 0 and json.loads(out)["plan"]["peak_disk"] == two, err
         assert "40.2 kB of disk at a time;" in command(capsys, *arguments)[1]
         with monkeypatch.context() as full:
@@ -247,3 +248,30 @@ def test_a_dry_run_names_the_disk_of_two_shards_and_checks_their_place(pair, cap
     pair.faults = Faults()
     code, _, err = command(capsys, *arguments)
     assert code == 1 and "belongs to another run" in err
+
+
+def test_a_finished_command_repeated_computes_nothing(pair, tmp_path, capsys):
+    arguments = ["extrapolate", "--sft", "org/sft", "--dpo", "org/dpo", "--stream", "--push-to", "tester/out"]
+    code, out, _ = command(capsys, *arguments)
+    commit = pair.repositories["tester/out"].head.sha
+    assert code == 0 and f"next: expo verify tester/out@{commit} --stream" in out
+    n_before = len(pair.asked)
+    code, out, err = command(capsys, *arguments)
+    assert code == 0 and "holds exactly this already: nothing was committed" in out and "wrote" not in out, err
+    # Headers and a look at a sample, but no shard is read through.
+    assert sum(asked.n_bytes for asked in pair.asked[n_before:] if asked.host == "storage") < 15 * 20_000
+    assert json.loads(command(capsys, *arguments, "--json")[1])["published"]["already"]
+    assert not (tmp_path / "home" / "state" / "expo" / "results").exists()
+
+
+def test_a_finished_command_is_refused_before_it_computes_where_the_target_was_changed(pair, capsys, tmp_path):
+    arguments = ["extrapolate", "--sft", "org/sft", "--dpo", "org/dpo", "--stream", "--push-to", "tester/out"]
+    assert command(capsys, *arguments)[0] == 0
+    head = pair.repositories["tester/out"].head
+    pair.repositories["tester/out"].commit({**head.files, "README.md": pair.blob(b"# Mine\n")}, message="by hand")
+    n_before = len(pair.asked)
+    code, _, err = command(capsys, *arguments)
+    assert code == 1 and "tester/out exists and holds other content" in err and "--overwrite" in err
+    assert not [asked for asked in pair.asked[n_before:] if asked.method in ("PUT", "POST")]
+    code, _, err = command(capsys, *arguments, "--overwrite")
+    assert code == 0 and held(pair, "tester/out") == weights(tmp_path / "local"), err

@@ -16,12 +16,15 @@ def write(recipe: Recipe, options: dict[str, Any]) -> None:
     from expo.output.folder import FolderSink
     from expo.planning.budget import check_memory, default_threads, summary, totals
     from expo.planning.build import plan
-    from expo.planning.identity import check_output, check_passage
+    from expo.planning.identity import check_output
+    from expo.planning.on_the_hub import check_passage, check_room
 
     quiet, as_json = options["quiet"], options["as_json"]
-    target = checked_target(options)
+    target = target_of(options)
     if options["output"] is None and target is None:
         raise click.UsageError("Name the output: -o OUTPUT, or --push-to ORG/NAME.")
+    if target:
+        target.check()
     planned = plan(recipe)
     threads = options["threads"] or default_threads()
     passes = options["output"] is None
@@ -46,23 +49,6 @@ def write(recipe: Recipe, options: dict[str, Any]) -> None:
         click.echo(json.dumps(report.record()))
     elif not quiet:
         click.echo(closing(report))
-
-
-def checked_target(options: dict[str, Any]):
-    """The target of --push-to, where access to it has been checked; None without one."""
-    target = target_of(options)
-    if target:
-        target.check()
-    return target
-
-
-def check_room(planned, target) -> None:
-    """Refuse a target that holds something else than the plan's result."""
-    from expo.planning.identity import may_be_result
-
-    said = target.read_small("expo.json") if target.held.own and not target.replaces else None
-    if said is None or not may_be_result(planned, said):
-        target.check_room()
 
 
 def stream(planned, output, overwrite: bool, options: dict[str, Any], target=None):

@@ -8,7 +8,6 @@ import xxhash
 
 from expo.checkpoint.spec import Checkpoint
 from expo.output.folder import FolderSink
-from expo.planning.budget import disk_bytes
 from expo.planning.jobs import Plan
 from expo.version import __version__
 
@@ -88,11 +87,6 @@ def description(plan: Plan) -> str:
     """The run in one line, for people who find its unfinished folder."""
     labels = ", ".join(f"{role} {checkpoint.source.label}" for role, checkpoint in plan.inputs.items())
     return f"{plan.recipe.title} of {labels}"
-
-
-def check_passage(plan: Plan, place: Path) -> None:
-    """Everything about the place of a result that only passes through; raises OutputError or DiskFull."""
-    check_output(plan, FolderSink(place), n_bytes=disk_bytes(plan, passes=True))
 
 
 def check_output(plan: Plan, sink: FolderSink, *, key: str | None = None, n_bytes: int | None = None) -> None:

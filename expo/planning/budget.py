@@ -3,7 +3,7 @@
 import math
 import os
 
-from expo.checkpoint.read_ahead import BLOCK, room_for
+from expo.checkpoint.blocks import BLOCK, room_for
 from expo.errors import PlanError
 from expo.methods import find_method
 from expo.planning.jobs import Job, Plan

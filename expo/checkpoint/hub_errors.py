@@ -23,6 +23,13 @@ LONGEST_WAIT = 300.0  # seconds that a server may ask for: the Hub's limits coun
 Result = TypeVar("Result")
 
 
+def keep_addresses_unsaid() -> None:
+    """Have huggingface_hub log errors alone: what it says of a failed try names addresses, signatures and all."""
+    from huggingface_hub.utils import logging
+
+    logging.set_verbosity_error()
+
+
 @contextmanager
 def translated(repo_id: str, revision: str | None, *passed: type[Exception]) -> Iterator[None]:
     """Turn what huggingface_hub raises into a HubError. passed: what the caller handles."""

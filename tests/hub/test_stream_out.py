@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -24,6 +23,7 @@ from expo.errors import PushLost
 from expo.output.hub import HubTarget
 
 N_SHARDS = 6
+SUPPORT = Path(__file__).parents[1] / "support"
 
 
 @pytest.fixture
@@ -202,28 +202,24 @@ def test_memory_and_disk_stay_bounded_while_one_request_in_four_fails(standin, t
 
 
 def test_after_kill_9_the_same_command_continues(standin, tmp_path):
+    rounds, shard = 3, 4 * 2**16
     for seed, name in enumerate(("sft", "dpo")):
-        standin.add(f"org/{name}", sharded(tmp_path / name, 6, 2**20, seed))
-
-    def whole():
-        return [upload.sha256 for upload in standin.uploads.received if upload.whole]
-
-    standin.latency = 0.05
-    child = expo_process(standin, tmp_path / "home", "--stream", "--push-to", "tester/out")
-    until = time.monotonic() + 60
-    while len(whole()) < 2 and time.monotonic() < until:
-        time.sleep(0.005)
-    child.send_signal(signal.SIGKILL)
-    child.communicate()
-    n_before, standin.latency = len(whole()), 0.0
-    assert n_before >= 2
-    child = expo_process(standin, tmp_path / "home", "--stream", "--push-to", "tester/out", "--json", "--quiet")
-    said, _ = child.communicate()
-    assert child.returncode == 0, said
-    assert json.loads(said.splitlines()[-1])["segments_resumed"] >= 2
-    assert len(whole()) - len(set(whole())) <= 1
+        standin.add(f"org/{name}", sharded(tmp_path / name, N_SHARDS, 2**16, seed))
+    standin.latency = 0.02
+    command = [sys.executable, str(SUPPORT / "killed.py"), "run", "2", "tester/m", str(rounds), "20261122"]
+    environment = {**os.environ, **standin.environment(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(found) == rounds and all(row["first"] is None for row in found), found
     expo.extrapolate(sft=tmp_path / "sft", dpo=tmp_path / "dpo", output=tmp_path / "local")
-    assert held(standin, "tester/out") == weights(tmp_path / "local")
+    for number, row in enumerate(found):
+        assert row["second"].get("commit") == standin.repositories[row["target"]].head.sha, row
+        assert held(standin, row["target"]) == weights(tmp_path / "local")
+        assert row["second"]["n_kept"] >= 2 * number and row["second"]["resumed"] >= 2 * number
+        received = [upload.n_bytes for upload in standin.uploads.received if upload.repo_id == row["target"]]
+        assert sum(received) <= (N_SHARDS + 1) * (shard + 8192)
+    assert not list((tmp_path / "home").rglob("*.safetensors"))
 
 
 def test_a_dry_run_names_the_disk_of_two_shards_and_checks_their_place(pair, capsys, tmp_path, monkeypatch):

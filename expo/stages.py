@@ -280,10 +280,9 @@ def expected(planned: Plan, folder: Path) -> Checkpoint:
     tensors = {
         job.name: TensorSpec(job.name, job.dtype, job.shape, job.file, job.at, job.n_bytes) for job in planned.jobs
     }
+    hashes = {shard.name: xxhash.xxh3_128_hexdigest(shard.header[8:]) for shard in planned.shards}  # without its length
     files = {
-        shard.name: WeightFile(
-            shard.name, folder / shard.name, shard.n_bytes, 0, xxhash.xxh3_128_hexdigest(shard.header), {}
-        )
+        shard.name: WeightFile(shard.name, folder / shard.name, shard.n_bytes, 0, hashes[shard.name], {})
         for shard in planned.shards
     }
     own = planned.donor.source

@@ -77,9 +77,9 @@ def _may_pass(error: Exception) -> bool:
 
 def refusal(error: Exception, repo_id: str, revision: str | None) -> HubError:
     """The error to raise for one of huggingface_hub's: what, and what to do."""
-    from huggingface_hub import errors, get_token
+    from huggingface_hub import constants, errors, get_token
 
-    page = f"https://huggingface.co/{repo_id}"
+    page = f"{constants.ENDPOINT}/{repo_id}"
     status = getattr(_answer_to(error), "status_code", None)
     if isinstance(error, errors.RevisionNotFoundError):
         return HubRevisionNotFound(

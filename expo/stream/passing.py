@@ -59,6 +59,7 @@ class PassingSink(FolderSink):
     def open(self, fingerprint: str, description: str, shards: Any) -> bool:
         """Take the folder; True if all is made and has arrived already. The target must be open."""
         self.fingerprint, self.seen = fingerprint, self._is_shown(fingerprint)
+        self.target.make_place()
         complete = super().open(fingerprint, description, shards)
         if self.seen:
             self.add_file(MANIFEST, self.target.read_small(MANIFEST).decode())
@@ -181,6 +182,8 @@ class PassingSink(FolderSink):
         """Show the whole result in one commit; then nothing of it is left here."""
         done = already_shown(self.target) if self.seen else self._commit()
         self.partial.drop()
+        with suppress(OSError):  # not empty: stages that are kept
+            self.target.place.parent.rmdir()
         self.target.close(forget=True)
         return done
 
@@ -193,7 +196,8 @@ class PassingSink(FolderSink):
             done = self.target.commit(in_order(files), MESSAGE)
         if not self.target.pr:
             with suppress(PushError):  # all is published; the same command would only have more to do
-                note_shown(self.target.key, self.fingerprint, self.target.look(done.commit))
+                if content := self.target.look(done.commit):
+                    note_shown(self.target.key, self.fingerprint, content)
         return done
 
     def publish(self) -> None:

@@ -76,3 +76,10 @@ def test_several_results_have_no_one_place_on_the_hub(pair):
     two = "".join(f"---\nname: {name}\n{LINEAR}" for name in "ab")
     with pytest.raises(RecipeError, match=r"several results \(a, b\)"):
         expo.merge(two, push_to="tester/out")
+
+
+def test_stages_that_were_published_are_found_again_as_their_own_result(pair):
+    last = LINEAR.replace("org/sft", "mid")
+    stages = f"name: mid\n{LINEAR}---\nname: last\n{last}"
+    assert expo.merge(stages, push_to="tester/staged").published.n_sent == 3
+    assert expo.merge(stages, push_to="tester/staged").published.already

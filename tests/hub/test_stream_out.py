@@ -133,6 +133,8 @@ def test_after_a_lost_connection_what_arrived_is_neither_made_nor_sent_again(pai
 
     code, _, err = command(capsys, "extrapolate", *arguments)
     assert code == 1 and "tester/out" in err and "continues" in err, err
+    place = next((tmp_path / "home" / "state" / "expo" / "results").iterdir())
+    assert [folder.stat().st_mode & 0o77 for folder in (place, place.parent, place.parent.parent)] == [0, 0, 0]
     assert "tester/out" not in pair.repositories or not held(pair, "tester/out")
     assert len(list((tmp_path / "home" / "state").rglob("*.safetensors"))) <= 2
     pair.faults = Faults()
@@ -257,7 +259,7 @@ def test_a_finished_command_repeated_computes_nothing(pair, tmp_path, capsys):
     # Headers and a look at a sample, but no shard is read through.
     assert sum(asked.n_bytes for asked in pair.asked[n_before:] if asked.host == "storage") < 15 * 20_000
     assert json.loads(command(capsys, *arguments, "--json")[1])["published"]["already"]
-    assert not (tmp_path / "home" / "state" / "expo" / "results").exists()
+    assert not list((tmp_path / "home" / "state" / "expo" / "results").iterdir())
 
 
 def test_a_finished_command_is_refused_before_it_computes_where_the_target_was_changed(pair, capsys, tmp_path):

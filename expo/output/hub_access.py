@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from expo.checkpoint.hub_errors import keep_addresses_unsaid
 from expo.errors import TargetMissing
 from expo.output.hub_errors import no_token, no_write_access, page, patiently, told
 
@@ -10,9 +9,9 @@ from expo.output.hub_errors import no_token, no_write_access, page, patiently, t
 def prepare_library(patience: tuple[float, float, float, float], *, progress: bool) -> None:
     """Have huggingface_hub give up on a connection that hangs, and keep addresses and headers to itself."""
     from huggingface_hub import get_session
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils import disable_progress_bars, logging
 
-    keep_addresses_unsaid()
+    logging.set_verbosity_error()
     if not progress:
         disable_progress_bars()
     get_session().timeout = patience

@@ -228,7 +228,7 @@ def test_the_card_that_would_tell_of_a_swapped_pair_is_fetched_from_the_hub(hub_
         asked.setdefault(repo_id, set()).update(names)
         return hub_cache / "hub" / f"models--{repo_id.replace('/', '--')}" / "snapshots" / commit
 
-    def listing(repo_id, revision):
+    def listing(repo_id, revision, **_):
         return SHA[repo_id], [path.name for path in download(repo_id, SHA[repo_id], ()).iterdir()]
 
     monkeypatch.setattr(hub, "_listing", listing)

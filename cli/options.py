@@ -39,7 +39,7 @@ def _form(donor: str, *, from_recipe: bool) -> list[Callable]:
         return click.option(name, is_flag=True, default=None if from_recipe else False, help=text)
 
     own = "the recipe's" if from_recipe else f"as in {donor}"
-    choices = {key: click.Choice(values) for key, values in CHOICES.items()}
+    choices = {key: click.Choice([value for value in values if value]) for key, values in CHOICES.items()}
     return [
         click.option("--dtype", metavar="TYPE", help=f"Type of floats in the output, such as float32. Default: {own}."),
         click.option(
@@ -75,6 +75,12 @@ def _form(donor: str, *, from_recipe: bool) -> list[Callable]:
             metavar="'OLD=>NEW'",
             help=f"Prefix of other inputs' tensor names in {donor}'s spelling, as in 'language_model.=>'. Repeatable.",
         ),
+        click.option(
+            "--layout",
+            type=choices["layout"],
+            help="Experts one tensor each, as models are published, or stacked, as transformers 5 holds them. "
+            f"Default: {own}.",
+        ),
         flag("--saturate", "Clamp results beyond the output type's range instead of stopping."),
         flag("--allow-non-finite", "Let NaN and infinities pass instead of stopping."),
     ]
@@ -109,7 +115,7 @@ def recipe_fields(options: dict[str, Any]) -> dict[str, Any]:
     """The fields of Recipe that the options of a command give."""
     from expo.recipe import parse_rename, parse_size
 
-    names = ("dtype", "rounding", "seed", "on_mismatch", "vocabulary", "tied", "saturate", "allow_non_finite")
+    names = ("dtype", "rounding", "seed", "on_mismatch", "vocabulary", "tied", "layout", "saturate", "allow_non_finite")
     found = {name: options[name] for name in names}
     found["shard_size"] = parse_size(options["shard_size"]) if options["shard_size"] else None
     found["rename"] = tuple(parse_rename(rule) for rule in options["rename"]) or None

@@ -137,7 +137,7 @@ def _checked(manifest: dict[str, Any], folder: Path) -> dict[str, Any]:
 def _structure(source: Source, manifest: dict[str, Any] | None, result: Verification, max_header: int) -> Checkpoint:
     """Every file and tensor that can be read, whatever is wrong with the others."""
     try:
-        checkpoint = open_checkpoint(source, max_header=max_header)
+        checkpoint = open_checkpoint(source, max_header=max_header, stored=True)
     except ExpoError as error:
         result.problems.append(str(error))
         checkpoint = Checkpoint(source, {}, {})

@@ -8,15 +8,19 @@ from expo.checkpoint.source import resolve
 from expo.checkpoint.spec import Checkpoint, Source, TensorSpec, WeightFile
 from expo.checkpoint.strict_json import parse_object, shown
 from expo.checkpoint.views.adapted import with_adapters
+from expo.checkpoint.views.quantised import dequantised
 from expo.checkpoint.weight_map import read_weight_map
 from expo.errors import MissingShard, MissingTensor, NotACheckpoint, RepeatedTensor, UnlistedTensor
 
 
-def open_checkpoint(source: str | Path | Source, *, max_header: int = DEFAULT_MAX_HEADER) -> Checkpoint:
+def open_checkpoint(
+    source: str | Path | Source, *, max_header: int = DEFAULT_MAX_HEADER, stored: bool = False
+) -> Checkpoint:
     """Every tensor that a checkpoint stores, shard by shard in the order of file names, by offset inside a shard.
 
     source: a folder, a weight file, an index, or a Hub id `org/name[@revision]`; or BASE+ADAPTER+..., whose adapted
-    tensors are views. max_header: in bytes.
+    tensors are views, as are float8 tensors with scales. max_header: in bytes. stored: True gives float8 tensors and
+    their scales as they lie in the files.
     Raises a SourceError, HeaderError or IndexMismatch; no tensor is ever left out.
     """
     if not isinstance(source, Source):
@@ -34,6 +38,8 @@ def open_checkpoint(source: str | Path | Source, *, max_header: int = DEFAULT_MA
             tensors[spec.name] = spec
     _check_all_found(source, tensors, listed)
     checkpoint = Checkpoint(source, files, tensors, read_config(source))
+    if not stored:
+        checkpoint = dequantised(checkpoint)
     return with_adapters(checkpoint, max_header=max_header) if source.adapters else checkpoint
 
 

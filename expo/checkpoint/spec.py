@@ -4,9 +4,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from expo.dtypes import DType
+
+if TYPE_CHECKING:
+    from expo.checkpoint.views.quantised import Quantised
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,8 @@ class TensorSpec:
     @property
     def n_bytes_stored(self) -> int:
         """The bytes of all that is read for it once."""
-        return sum(part.n_bytes for part in self.parts)
+        own = getattr(self.view, "n_bytes_stored", None)
+        return sum(part.n_bytes for part in self.parts) if own is None else own
 
 
 class View(Protocol):
@@ -103,6 +107,7 @@ class Checkpoint:
     config: dict = field(default_factory=dict)  # config.json, {} where there is none
     extra_files: dict[str, WeightFile] = field(default_factory=dict)  # that only views read, and what decides them
     warnings: tuple[str, ...] = ()  # found while it was opened; the plan passes them on
+    quantised: "Quantised | None" = None  # how its numbers are stored, where that is not as themselves
 
     @property
     def every_file(self) -> tuple[WeightFile, ...]:

@@ -13,6 +13,7 @@ from expo.methods import Method, find_method
 from expo.output.header import order_in_shard, shard_header
 from expo.output.layers import PickedLayers, relayer
 from expo.planning.jobs import Job, Operand, OutputShard, Plan
+from expo.planning.layouts import in_one_layout
 from expo.planning.parameters import idle_filters, parameters_of_all
 from expo.planning.resolve import Match, Resolution, Resolver
 from expo.planning.side_files import SideFiles, side_files
@@ -33,9 +34,11 @@ def plan(recipe: Recipe, inputs: Mapping[str, Checkpoint] | None = None) -> Plan
 
     if inputs is None:
         inputs = {name: open_checkpoint(text, max_header=recipe.max_header) for name, text in recipe.models.items()}
-    sides = side_files(recipe, {name: inputs[name] for name in recipe.models})
-    resolver = Resolver(recipe, sides.inputs)
+    laid = in_one_layout(recipe, {name: inputs[name] for name in recipe.models if name in recipe.merged})
+    sides = side_files(recipe, {name: laid.inputs.get(name, inputs[name]) for name in recipe.models})
+    resolver = Resolver(recipe, sides.inputs, why_not=laid.why_not)
     found = resolver.resolve()
+    found.problems += laid.problems
     parameters = _parameters(recipe, found)
     if not found.problems and not found.matches:
         found.problems.append("the inputs have no tensor in common: there is nothing to write.")
@@ -51,7 +54,7 @@ def plan(recipe: Recipe, inputs: Mapping[str, Checkpoint] | None = None) -> Plan
         shards,
         tied=tuple(found.tied),
         left_out=tuple(found.left_out),
-        warnings=tuple([*found.warnings, *_warnings(recipe, sides)]),
+        warnings=tuple([*laid.notes, *found.warnings, *_warnings(recipe, sides)]),
         picked=picked,
         sides=sides,
     )

@@ -20,6 +20,7 @@ CHOICES = {
     "on_mismatch": ("error", "copy", "skip"),
     "vocabulary": ("error", "common-rows", "keep-base"),
     "tied": ("error", "keep"),
+    "layout": (None, "separate", "packed"),
 }
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
@@ -43,6 +44,7 @@ class Recipe:
     on_mismatch: str = "error"  # tensors on one side only, or of different shape
     vocabulary: str = "error"  # embeddings with different numbers of rows
     tied: str = "error"  # stored copies of tied weights that differ
+    layout: str | None = None  # of the output's experts; None: the donor's
     rename: tuple[tuple[str, str], ...] = ()  # (prefix, prefix in the donor's spelling), for the other inputs
     saturate: bool = False
     allow_non_finite: bool = False
@@ -65,7 +67,7 @@ class Recipe:
         """Everything that is wrong beside models and parameters."""
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
-                yield placed(BadSetting(name, getattr(self, name), known), name)
+                yield placed(BadSetting(name, getattr(self, name), filter(None, known)), name)
         if type(self.seed) is not int:
             yield placed(RecipeError(f"seed must be a whole number, not {self.seed!r}."), "seed")
         elif not 0 <= self.seed < 2**64:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from expo.checkpoint.spec import Checkpoint, TensorSpec
+from expo.checkpoint.views.quantised import ENTRIES, FILES, without_entries
 from expo.dtypes import DType
 from expo.methods import Reads, find_method
 from expo.output.layers import PickedLayers
@@ -108,6 +109,26 @@ class Plan:
     def donor(self) -> Checkpoint:
         """The input whose names, config, side files and shards the output takes."""
         return self.inputs[self.recipe.donor]
+
+    @property
+    def unquantises(self) -> bool:
+        """Whether the donor stores floats with scales, and the output the numbers that they stand for."""
+        return bool(self.donor.quantised and self.donor.quantised.scaled)
+
+    @property
+    def side_files(self) -> tuple[str, ...]:
+        """The donor's, less those that say how its numbers are stored where the output's are not."""
+        return tuple(name for name in self.donor.source.side_files if not (self.unquantises and name in FILES))
+
+    @property
+    def dropped_entries(self) -> tuple[str, ...]:
+        """The keys of config.json that say so."""
+        return ENTRIES if self.unquantises else ()
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The donor's config as the output has it, but for the number of layers."""
+        return without_entries(self.donor.config) if self.unquantises else self.donor.config
 
     @property
     def n_bytes_written(self) -> int:

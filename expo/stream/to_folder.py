@@ -95,13 +95,14 @@ def _add_small_files(plan: Plan, sink: FolderSink, report: Report) -> None:
     wanted = recipe.output_dtype()
     with sink.full_disk_is_clear():
         side_files = copy_side_files(
-            donor.source.side_files,
+            plan.side_files,
             donor.source.folder,
             sink.partial.files,
             # No model is built in an 8-bit type: its config goes on naming the type to compute in.
             dtype=wanted.torch_name if wanted and wanted.bits > 8 else None,
             do_sample=recipe.arithmetic == "reference",
             picked=plan.picked,
+            dropped=plan.dropped_entries,
         )
         if plan.sides.tokenizer:
             side_files = write_tokenizer(plan.sides.tokenizer, sink.partial.files, side_files)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import xxhash
 from numpy.lib.stride_tricks import as_strided
 
 from expo.checkpoint.spec import TensorSpec
@@ -44,6 +45,10 @@ class Gathered:
         """A window and what is fetched for it, unless parts are read straight; and what parts that are views need."""
         below = max((part.view.scratch_bytes for part in self.inputs if part.view), default=0)
         return below + (0 if self.strips.are_runs else WINDOW * self.width + 2 * _FETCHED)
+
+    def __repr__(self) -> str:
+        names = [(strip.part.name, strip.part.view, strip.at, strip.out, strip.walks) for strip in self.strips.all]
+        return f"Gathered({xxhash.xxh3_128_hexdigest(repr(names).encode())}, {self.dtype})"
 
     def touched(self, start: int, n_bytes: int) -> Touched:
         """Where the bytes of a piece come from, strip by strip; nothing for a piece of many."""

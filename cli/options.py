@@ -81,6 +81,7 @@ def _form(donor: str, *, from_recipe: bool) -> list[Callable]:
             help="Experts one tensor each, as models are published, or stacked, as transformers 5 holds them. "
             f"Default: {own}.",
         ),
+        flag("--requantize", "Write float8 with fresh scales where the donor has them, instead of bfloat16."),
         flag("--saturate", "Clamp results beyond the output type's range instead of stopping."),
         flag("--allow-non-finite", "Let NaN and infinities pass instead of stopping."),
     ]
@@ -115,7 +116,18 @@ def recipe_fields(options: dict[str, Any]) -> dict[str, Any]:
     """The fields of Recipe that the options of a command give."""
     from expo.recipe import parse_rename, parse_size
 
-    names = ("dtype", "rounding", "seed", "on_mismatch", "vocabulary", "tied", "layout", "saturate", "allow_non_finite")
+    names = (
+        "dtype",
+        "rounding",
+        "seed",
+        "on_mismatch",
+        "vocabulary",
+        "tied",
+        "layout",
+        "requantize",
+        "saturate",
+        "allow_non_finite",
+    )
     found = {name: options[name] for name in names}
     found["shard_size"] = parse_size(options["shard_size"]) if options["shard_size"] else None
     found["rename"] = tuple(parse_rename(rule) for rule in options["rename"]) or None

@@ -15,6 +15,7 @@ from expo.output.layers import PickedLayers, relayer
 from expo.planning.jobs import Job, Operand, OutputShard, Plan
 from expo.planning.layouts import in_one_layout
 from expo.planning.parameters import idle_filters, parameters_of_all
+from expo.planning.requantise import as_donor_stores, form, with_stored_copies
 from expo.planning.resolve import Match, Resolution, Resolver
 from expo.planning.side_files import SideFiles, side_files
 from expo.planning.targets import picked_layers
@@ -39,6 +40,10 @@ def plan(recipe: Recipe, inputs: Mapping[str, Checkpoint] | None = None) -> Plan
     resolver = Resolver(recipe, sides.inputs, why_not=laid.why_not)
     found = resolver.resolve()
     found.problems += laid.problems
+    if recipe.requantize:
+        stored = as_donor_stores(recipe, laid.inputs[recipe.donor], found.matches)
+        found.matches = stored.matches
+        found.problems += stored.problems
     parameters = _parameters(recipe, found)
     if not found.problems and not found.matches:
         found.problems.append("the inputs have no tensor in common: there is nothing to write.")
@@ -116,7 +121,7 @@ def _lay_out(
             place = (dtype, shape, math.prod(shape), file, starts[name])
             jobs.append(_job(recipe, by_name[name], place, parameters.get(name, {}), noise_names.get(name, name)))
         shards.append(OutputShard(file, header, len(header) + sum(row[3] for row in rows)))
-    return tuple(jobs), tuple(shards)
+    return tuple(with_stored_copies(jobs, recipe.donor) if recipe.requantize else jobs), tuple(shards)
 
 
 def _job(recipe: Recipe, match: Match, place: tuple, parameters: dict[str, Any], noise_name: str) -> Job:
@@ -131,7 +136,10 @@ def _job(recipe: Recipe, match: Match, place: tuple, parameters: dict[str, Any],
         name, operands, donor, parameters = None, [_unchanged(recipe, method, operands)], 0, {}
     based = method.base != "none" and bool(match.target) and bool(match.target.part.base or recipe.base)
     n_models = len(operands) - based if name else 0
-    return Job(match.name, *place, tuple(operands), donor, name, parameters, noise_name, match.must_equal, n_models)
+    written = (match.requantised, match.scales_of)
+    return Job(
+        match.name, *place, tuple(operands), donor, name, parameters, noise_name, match.must_equal, n_models, *written
+    )  # fmt: skip
 
 
 def _unchanged(recipe: Recipe, method: Method, operands: list[Operand]) -> Operand:
@@ -141,6 +149,8 @@ def _unchanged(recipe: Recipe, method: Method, operands: list[Operand]) -> Opera
 
 def _form(recipe: Recipe, match: Match):
     """The element type and shape that a tensor is written in."""
+    if match.requantised:
+        return form(match)
     wanted = recipe.output_dtype()
     return (wanted if wanted and match.spec.dtype.computed else match.spec.stored_dtype), match.spec.shape
 
@@ -159,7 +169,7 @@ def _assign(recipe: Recipe, donor: Checkpoint, matches: list[Match]) -> list[tup
     names_in: dict[str, list[str]] = {file: [] for file in donor.files}
     last = next(reversed(names_in))
     for match in matches:
-        spec = donor.tensors.get(match.name)
+        spec = match.spec if match.requantised else donor.tensors.get(match.name)
         names_in[spec.file if spec else last].append(match.name)
     filled = {file: names for file, names in names_in.items() if names}
     if len(filled) < len(names_in):  # a policy emptied a shard: "-of-" must count the rest

@@ -33,6 +33,24 @@ class Operand:
     rows: tuple[RowRun, ...] | None = None  # None: element i of the operand is element i of the output
 
 
+@dataclass(frozen=True, slots=True)
+class Requantised:
+    """How a tensor is written in a narrow type, with one scale for each block of its matrices."""
+
+    block: tuple[int, int]  # rows and columns that share a scale
+    matrix: tuple[int, int]  # rows and columns of one matrix
+    grid: tuple[int, int]  # blocks along both
+    n_scales: int  # of all matrices; 1 where one serves all
+    scales: str  # the output tensor that holds them
+    scale_dtype: DType
+    powers: bool  # whether scales are powers of two, also in a type that holds others
+
+    def block_of(self, matrix: int, row: int) -> int:
+        """The first scale of a row of one matrix."""
+        n = self.grid[0] * self.grid[1]
+        return (matrix * n if self.n_scales > n else 0) + row // self.block[0] * self.grid[1]
+
+
 @dataclass(frozen=True)
 class Job:
     """One output tensor: where it goes, and what it is made of."""
@@ -50,6 +68,8 @@ class Job:
     noise_name: str = ""  # the name that keys its noise: tied tensors share one
     must_equal: bool = False  # a copy whose operands must all hold the same bytes
     n_models: int = 0  # operands that are not the base
+    requantised: Requantised | None = None  # how it is written with scales; of the scales, how they are
+    scales_of: str | None = None  # it is the scales of that tensor
 
     @property
     def n_bytes(self) -> int:
@@ -68,7 +88,7 @@ class Job:
     @property
     def is_raw_copy(self) -> bool:
         """True when the donor's bytes are the result."""
-        return self.method is None and self.operands[self.donor].spec.dtype == self.dtype
+        return self.method is None and not self.requantised and self.operands[self.donor].spec.dtype == self.dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +133,7 @@ class Plan:
     @property
     def unquantises(self) -> bool:
         """Whether the donor stores floats with scales, and the output the numbers that they stand for."""
-        return bool(self.donor.quantised and self.donor.quantised.scaled)
+        return bool(self.donor.quantised and self.donor.quantised.scaled) and not self.recipe.requantize
 
     @property
     def side_files(self) -> tuple[str, ...]:

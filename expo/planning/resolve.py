@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from expo.checkpoint.spec import Checkpoint, TensorSpec
 from expo.methods import find_method
 from expo.planning import complaints
-from expo.planning.jobs import Operand, TiedPair
+from expo.planning.jobs import Operand, Requantised, TiedPair
 from expo.planning.layouts import rename
 from expo.planning.quantised import quantised
 from expo.planning.targets import Target, Targets
@@ -24,6 +24,8 @@ class Match:
     operands: list[Operand]  # as the method takes them, or the copied one first
     target: Target | None = None  # None: copied
     must_equal: bool = False
+    requantised: Requantised | None = None  # written with scales, as the donor's tensor is stored
+    scales_of: str | None = None  # this is the scales of that tensor
 
 
 @dataclass

@@ -46,6 +46,7 @@ class Recipe:
     tied: str = "error"  # stored copies of tied weights that differ
     layout: str | None = None  # of the output's experts; None: the donor's
     rename: tuple[tuple[str, str], ...] = ()  # (prefix, prefix in the donor's spelling), for the other inputs
+    requantize: bool = False  # write the donor's float8 with fresh scales, instead of bfloat16
     saturate: bool = False
     allow_non_finite: bool = False
     max_header: int = 16 * 2**20  # bytes
@@ -77,6 +78,9 @@ class Recipe:
             yield placed(RecipeError(text), "shard_size")
         if not all(isinstance(rule, tuple | list) and len(rule) == 2 for rule in self.rename):
             yield placed(RecipeError(f"rename must hold pairs of prefixes, (old, new), not {self.rename!r}."), "rename")
+        if self.requantize and (self.dtype is not None or self.layout is not None):
+            text = "requantize writes the donor's own format: leave dtype and layout out."
+            yield placed(RecipeError(text), "requantize")
         if not isinstance(self.dtype, str | None):
             yield placed(RecipeError(f"dtype must be a name such as 'float32', not {self.dtype!r}."), "dtype")
         elif self.arithmetic in CHOICES["arithmetic"]:

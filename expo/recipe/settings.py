@@ -8,7 +8,19 @@ from expo.recipe.entries import Entries, shown
 from expo.recipe.recipe import CHOICES, parse_rename, parse_size
 from expo.recipe.yaml_text import Node, is_nothing
 
-FORM = ("dtype", "out_dtype", "seed", "rounding", "arithmetic", "layout", "rename", "saturate", "shard_size")
+FORM = ("dtype", "out_dtype", "seed", "rounding", "arithmetic", "layout", "rename", "saturate", "requantize")
+FORM += ("shard_size",)
+    "dtype",
+    "out_dtype",
+    "seed",
+    "rounding",
+    "arithmetic",
+    "layout",
+    "requantize",
+    "rename",
+    "saturate",
+    "shard_size",
+)
 POLICIES = ("on_mismatch", "vocabulary", "tied", "allow_non_finite")
 
 
@@ -17,6 +29,7 @@ def form(top: Mapping[str, Node], entries: Entries) -> dict[str, Any]:
     given = {key: top[key] for key in FORM if not is_nothing(top.get(key))}
     readers = {
         "seed": lambda node: entries.whole(node, "seed"),
+        "requantize": lambda node: entries.truth(node, "requantize"),
         "saturate": lambda node: entries.truth(node, "saturate"),
         "rounding": lambda node: _choice(node, "rounding", entries),
         "layout": lambda node: _choice(node, "layout", entries),

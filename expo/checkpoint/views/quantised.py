@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from expo.checkpoint.files import read_small
@@ -41,7 +41,9 @@ class Quantised:
 
     kind: str  # for people: "float8 with block scales", "GPTQ"
     scaled: Mapping[str, TensorSpec]  # weight -> its view; empty where expo cannot read them
-    dropped: tuple[str, ...] = ()  # scales of activations, which mean nothing beside unquantised weights
+    dropped: Mapping[str, TensorSpec] = field(
+        default_factory=dict
+    )  # scales of activations, which mean nothing beside unquantised weights
     problems: tuple[str, ...] = ()
 
 
@@ -102,7 +104,7 @@ def _paired(
         else:
             scaled[name] = as_scaled(weight, scale, size)
     used = {scale.name for scale in paired.values()}
-    dropped = tuple(name for name in checkpoint.tensors if _ACTIVATIONS.search(name))
+    dropped = {name: spec for name, spec in checkpoint.tensors.items() if _ACTIVATIONS.search(name)}
     for name in checkpoint.tensors:
         if _is_scale(name) and name not in used and name not in dropped:
             problems.append(f"{name} is the scale of no float8 tensor.")

@@ -6,11 +6,8 @@ Each number is its float8's value times the scale of its block, both exact in fl
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from expo.checkpoint.spec import TensorSpec
 from expo.checkpoint.views.nested import Read, Touched
-from expo.checkpoint.views.widen import as_float64
 from expo.dtypes import DTYPES
 
 _CHUNK = 65_536  # elements read at a time
@@ -95,6 +92,8 @@ class ScaledTensor:
     def _scales(self, torch: Any, read: Read, held: dict[str, Any]) -> Any:
         kept = held.get("scales")
         if kept is None or kept[0] is not self:
+            import numpy as np
+
             raw = np.empty(self.scale.n_bytes, np.uint8)
             read(memoryview(raw), self.scale, 0)
             wide = torch.from_numpy(widened(raw, self.scale).astype(np.float32))
@@ -102,8 +101,12 @@ class ScaledTensor:
         return kept[1]
 
 
-def widened(raw: np.ndarray, scale: TensorSpec) -> np.ndarray:
-    """Scales as float64, exactly; of the type without fraction each is a power of two."""
+def widened(raw: Any, scale: TensorSpec) -> Any:
+    """Scales as float64, exactly, from their stored bytes; of the type without fraction each is a power of two."""
+    import numpy as np
+
+    from expo.checkpoint.views.widen import as_float64
+
     if scale.dtype.name == "F8_E8M0":
         return np.where(raw == 255, np.nan, np.ldexp(1.0, raw.astype(np.int64) - 127))
     return as_float64(raw, scale.dtype)

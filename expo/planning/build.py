@@ -24,18 +24,20 @@ from expo.planning.vocabulary import tokenizer_warning
 from expo.recipe import Recipe
 
 
-def plan(recipe: Recipe, inputs: Mapping[str, Checkpoint] | None = None) -> Plan:
+def plan(recipe: Recipe, inputs: Mapping[str, Checkpoint] | None = None, *, as_held: bool = False) -> Plan:
     """What a recipe will do: one job for each output tensor, with budgets; nothing is read but headers.
 
     recipe: from `expo.extrapolation(...)` or `expo.read_recipe(...)`.
     inputs: opened checkpoints by the recipe's names of the models, where the caller has them already.
+    as_held: names and layout of the output are those of transformers' model class, for a sink that fills one.
     Raises PlanError with every problem at once, and SourceError, HeaderError or IndexMismatch for a bad input.
     """
     from expo.checkpoint import open_checkpoint
 
     if inputs is None:
         inputs = {name: open_checkpoint(text, max_header=recipe.max_header) for name, text in recipe.models.items()}
-    laid = in_one_layout(recipe, {name: inputs[name] for name in recipe.models if name in recipe.merged})
+    merged = {name: inputs[name] for name in recipe.models if name in recipe.merged}
+    laid = in_one_layout(recipe, merged, wanted="held" if as_held else recipe.layout)
     sides = side_files(recipe, {name: laid.inputs.get(name, inputs[name]) for name in recipe.models})
     resolver = Resolver(recipe, sides.inputs, why_not=laid.why_not)
     found = resolver.resolve()

@@ -17,8 +17,8 @@ class InOneLayout:
     why_not: dict[str, str] = field(default_factory=dict)  # input -> why no conversion helps it
 
 
-def in_one_layout(recipe: Recipe, inputs: Mapping[str, Checkpoint]) -> InOneLayout:
-    """The inputs with the output's names and layout, which are the donor's or `recipe.layout`.
+def in_one_layout(recipe: Recipe, inputs: Mapping[str, Checkpoint], *, wanted: str | None = None) -> InOneLayout:
+    """The inputs with the output's names and layout, which are the donor's or the wanted one.
 
     Costs nothing where the names fit already. An input that no conversion brings nearer stays as it is.
     """
@@ -28,17 +28,17 @@ def in_one_layout(recipe: Recipe, inputs: Mapping[str, Checkpoint]) -> InOneLayo
     donor = inputs[recipe.donor]
     others = {role: renamed(recipe, inputs[role], donor) for role in inputs if role != recipe.donor}
     misfits = [role for role, table in others.items() if not fits_as_stored(donor.tensors, table)]
-    if not misfits and recipe.layout is None:
+    if not misfits and wanted is None:
         return found
-    layout = Layout(donor, recipe.layout)
+    layout = Layout(donor, wanted)
     if layout.problems:
-        _explain(found, recipe, misfits, layout.problems)
+        _explain(found, recipe.donor, wanted, misfits, layout.problems)
         return found
     tensors = donor.tensors
-    if recipe.layout is not None:
+    if wanted is not None:
         own = layout.spelled(layout.loaded, donor.tensors)
         tensors = own.tensors
-        found.problems += [f"--layout {recipe.layout}: {recipe.donor}: {text}" for text in own.problems]
+        found.problems += [f"--layout {wanted}: {recipe.donor}: {text}" for text in own.problems]
         found.inputs[recipe.donor] = replace(donor, tensors=tensors)
     for role, table in others.items():
         if role in misfits or not fits_as_stored(tensors, table):
@@ -76,12 +76,11 @@ def _relay(found: InOneLayout, role: str, table: dict, relaid, tensors: Mapping[
     found.problems += [f"{role} ({found.inputs[role].source.label}): {text}" for text in relaid.problems]
 
 
-def _explain(found: InOneLayout, recipe: Recipe, misfits: list[str], problems: list[str]) -> None:
+def _explain(found: InOneLayout, donor: str, wanted: str | None, misfits: list[str], problems: list[str]) -> None:
     """What stands in the way of the donor's own layout: of the whole run where one is asked for."""
-    label = found.inputs[recipe.donor].source.label
-    texts = [f"{recipe.donor} ({label}): {text}" for text in problems]
-    if recipe.layout is not None:
-        found.problems += [f"--layout {recipe.layout}: {text}" for text in texts]
+    texts = [f"{donor} ({found.inputs[donor].source.label}): {text}" for text in problems]
+    if wanted is not None:
+        found.problems += [f"--layout {wanted}: {text}" for text in texts]
     found.why_not |= dict.fromkeys(misfits, "; ".join(texts))
 
 

@@ -1,4 +1,4 @@
-"""`--requantize`: the output's tensors are float8 with fresh scales, as the donor's are. Plans what is written; no data.
+"""`--requantize`: the output's tensors are float8 with fresh scales, as the donor's are. Reads no data.
 
 A scale is the largest magnitude in its block over the type's largest number, rounded up, so that no quotient is beyond
 the range. The magnitudes are those of the results, which a pass before the writing one takes (`stream/rescale.py`).

@@ -8,19 +8,8 @@ from expo.recipe.entries import Entries, shown
 from expo.recipe.recipe import CHOICES, parse_rename, parse_size
 from expo.recipe.yaml_text import Node, is_nothing
 
-FORM = ("dtype", "out_dtype", "seed", "rounding", "arithmetic", "layout", "rename", "saturate", "requantize")
-FORM += ("shard_size",)
-    "dtype",
-    "out_dtype",
-    "seed",
-    "rounding",
-    "arithmetic",
-    "layout",
-    "requantize",
-    "rename",
-    "saturate",
-    "shard_size",
-)
+FORM = ("dtype", "out_dtype", "seed", "rounding", "arithmetic", "layout", "rename", "saturate", "shard_size",
+        "requantize")  # fmt: skip
 POLICIES = ("on_mismatch", "vocabulary", "tied", "allow_non_finite")
 
 

@@ -4,12 +4,15 @@ from pathlib import Path
 from typing import Any
 
 from expo.checkpoint.spec import Checkpoint
-from expo.errors import ExpoError, OutputError
+from expo.checkpoint.views.quantised import without_entries
+from expo.errors import ExpoError, OutputError, PlanError
+from expo.methods import find_method
 from expo.ops import torch_dtype
 from expo.output.layers import relayer
 from expo.output.model import ModelSink
 from expo.planning import Plan, plan
 from expo.planning.budget import default_threads
+from expo.planning.identity import every_input
 from expo.recipe import Recipe, read_recipe
 from expo.stream.loop import Stream, report_of, settings_for
 from expo.stream.probe import check_tied
@@ -35,6 +38,8 @@ def load_model(
     if isinstance(recipe, str | Path):
         recipe = read_recipe(recipe).only
     planned = recipe if isinstance(recipe, Plan) else plan(recipe)
+    if planned.recipe.requantize:
+        raise OutputError("a live model holds no scales: leave requantize out, or write the checkpoint.")
     check_tied(planned)
     if model is None:
         model = _new_model(planned, trust_remote_code)
@@ -43,6 +48,8 @@ def load_model(
             f"the model is in {model.dtype}, and the recipe asks for {wanted.torch_name}: load a new one."
         )
     sink = ModelSink(model)
+    if sink.lost(planned.jobs):
+        planned = _as_held(planned)
     sink.open(planned.jobs, may_differ=planned.recipe.tied == "keep")
     settings, workers = settings_for(planned, device), threads or default_threads()
     surveyed = survey(planned, settings, workers)
@@ -50,6 +57,20 @@ def load_model(
     stream.run(workers)
     model.expo_report = report_of(stream, None)
     return model
+
+
+def _as_held(planned: Plan) -> Plan:
+    """The plan in the names and layout of the model's class; the same plan where that would not give the same values.
+
+    Noise is keyed by the output's names and element indices, so another layout would draw other noise.
+    """
+    noisy = any(job.method and find_method(job.method).wants_here for job in planned.jobs)
+    if noisy or planned.recipe.rounding != "nearest" or planned.recipe.tokenizer:
+        return planned
+    try:
+        return plan(planned.recipe, every_input(planned), as_held=True)
+    except PlanError:
+        return planned
 
 
 def _new_model(planned: Plan, trust_remote_code: bool) -> Any:
@@ -64,7 +85,7 @@ def _new_model(planned: Plan, trust_remote_code: bool) -> Any:
     model_class = _model_class(transformers, donor, trust_remote_code)
     options = {"dtype": dtype, "trust_remote_code": trust_remote_code}
     try:
-        if planned.picked:
+        if planned.picked or planned.unquantises:
             config = _relayered(transformers.AutoConfig.from_pretrained(donor.source.folder), planned)
             return model_class.from_pretrained(donor.source.folder, config=config, **options).eval()
         return model_class.from_pretrained(donor.source.folder, **options).eval()
@@ -73,8 +94,9 @@ def _new_model(planned: Plan, trust_remote_code: bool) -> Any:
 
 
 def _relayered(config: Any, planned: Plan) -> Any:
-    """The donor's configuration with the number of layers that the recipe picks."""
+    """The donor's configuration with the number of layers that the recipe picks, and of unquantised numbers."""
     content = config.to_dict()
+    content = without_entries(content) if planned.unquantises else content
     for part in planned.picked:
         relayer(content, part)
     return type(config).from_dict(content)

@@ -27,6 +27,8 @@ class Relaid:
 class Layout:
     """An output's layout: as a checkpoint is stored, or as transformers saves ("separate") or holds ("packed") it.
 
+    "held" is "packed" for models of every kind, experts or not.
+
     `problems` says what stands in the way; nothing can be spelled then.
     """
 
@@ -46,10 +48,10 @@ class Layout:
             self._check_back(donor)
 
     def _want(self, wanted: str, donor: Checkpoint) -> None:
-        if not self.architecture.merges_experts:
+        if wanted in LAYOUTS and not self.architecture.merges_experts:
             kind = donor.config.get("model_type")
             self.problems.append(f"transformers knows only one layout of {kind}, so there is none to ask for.")
-        if wanted == "packed":
+        if wanted != "separate":
             self.names = {name: name for name in self.loaded.modules}
         else:
             # As transformers saves a model that it has not loaded: a prefix that may be dropped is not put back.

@@ -81,6 +81,11 @@ def _form(donor: str, *, from_recipe: bool) -> list[Callable]:
             help="Experts one tensor each, as models are published, or stacked, as transformers 5 holds them. "
             f"Default: {own}.",
         ),
+        click.option(
+            "--tower",
+            metavar="NAME",
+            help=f"Compute only this tower, such as language_model, and copy the rest from {donor}.",
+        ),
         flag("--requantize", "Write float8 with fresh scales where the donor has them, instead of bfloat16."),
         flag("--saturate", "Clamp results beyond the output type's range instead of stopping."),
         flag("--allow-non-finite", "Let NaN and infinities pass instead of stopping."),
@@ -125,6 +130,7 @@ def recipe_fields(options: dict[str, Any]) -> dict[str, Any]:
         "tied",
         "layout",
         "requantize",
+        "tower",
         "saturate",
         "allow_non_finite",
     )

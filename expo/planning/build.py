@@ -39,7 +39,7 @@ def plan(recipe: Recipe, inputs: Mapping[str, Checkpoint] | None = None, *, as_h
     merged = {name: inputs[name] for name in recipe.models if name in recipe.merged}
     laid = in_one_layout(recipe, merged, wanted="held" if as_held else recipe.layout)
     sides = side_files(recipe, {name: laid.inputs.get(name, inputs[name]) for name in recipe.models})
-    resolver = Resolver(recipe, sides.inputs, why_not=laid.why_not)
+    resolver = Resolver(recipe, sides.inputs, why_not=laid.why_not, outside=laid.outside)
     found = resolver.resolve()
     found.problems += laid.problems
     if recipe.requantize:

@@ -15,6 +15,7 @@ class InOneLayout:
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     why_not: dict[str, str] = field(default_factory=dict)  # input -> why no conversion helps it
+    outside: set[str] = field(default_factory=set)  # tensors of the output that lie outside of the tower
 
 
 def in_one_layout(recipe: Recipe, inputs: Mapping[str, Checkpoint], *, wanted: str | None = None) -> InOneLayout:
@@ -28,9 +29,9 @@ def in_one_layout(recipe: Recipe, inputs: Mapping[str, Checkpoint], *, wanted: s
     donor = inputs[recipe.donor]
     others = {role: renamed(recipe, inputs[role], donor) for role in inputs if role != recipe.donor}
     misfits = [role for role, table in others.items() if not fits_as_stored(donor.tensors, table)]
-    if not misfits and wanted is None:
+    if not misfits and wanted is None and recipe.tower is None:
         return found
-    layout = Layout(donor, wanted)
+    layout = Layout(donor, wanted, as_named=recipe.tower is not None)
     if layout.problems:
         _explain(found, recipe.donor, wanted, misfits, layout.problems)
         return found
@@ -40,7 +41,9 @@ def in_one_layout(recipe: Recipe, inputs: Mapping[str, Checkpoint], *, wanted: s
         tensors = own.tensors
         found.problems += [f"--layout {wanted}: {recipe.donor}: {text}" for text in own.problems]
         found.inputs[recipe.donor] = replace(donor, tensors=tensors)
-    for role, table in others.items():
+    for role, table in others.items() if recipe.tower else ():
+        _take_tower(found, recipe, role, layout.of_tower(inputs[role], table, recipe.tower))
+    for role, table in others.items() if not recipe.tower else ():
         if role in misfits or not fits_as_stored(tensors, table):
             _relay(found, role, table, layout.of(inputs[role], table), tensors)
     return found
@@ -74,6 +77,19 @@ def _relay(found: InOneLayout, role: str, table: dict, relaid, tensors: Mapping[
     else:
         found.why_not[role] = "transformers' conversions do not cover them."
     found.problems += [f"{role} ({found.inputs[role].source.label}): {text}" for text in relaid.problems]
+
+
+def _take_tower(found: InOneLayout, recipe: Recipe, role: str, taken: tuple) -> None:
+    """Leave of an input only its tower, and of the output only what lies in it to be computed."""
+    relaid, outside = taken
+    before = len(found.inputs[role].tensors)
+    found.inputs[role] = replace(found.inputs[role], tensors=relaid.tensors)
+    found.outside |= outside
+    found.problems += [f"--tower {recipe.tower}: {role}: {text}" for text in dict.fromkeys(relaid.problems)]
+    found.notes.append(
+        f"--tower {recipe.tower}: {len(relaid.tensors)} of {role}'s tensors take part (it stores {before}), and "
+        f"{len(outside)} of {recipe.donor}'s are copied"
+    )
 
 
 def _explain(found: InOneLayout, donor: str, wanted: str | None, misfits: list[str], problems: list[str]) -> None:

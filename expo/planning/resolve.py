@@ -1,6 +1,6 @@
 """Which input tensors make which output tensor. Collects every complaint; reads headers and configs only."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
 from expo.checkpoint.spec import Checkpoint, TensorSpec
@@ -42,10 +42,17 @@ class Resolution:
 class Resolver:
     """Matches the tensors of a recipe's inputs under its policies."""
 
-    def __init__(self, recipe: Recipe, inputs: dict[str, Checkpoint], why_not: Mapping[str, str] | None = None):
+    def __init__(
+        self,
+        recipe: Recipe,
+        inputs: dict[str, Checkpoint],
+        why_not: Mapping[str, str] | None = None,
+        outside: Set[str] = frozenset(),
+    ):
         self.recipe = recipe
         self.inputs = inputs
         self.why_not = why_not or {}  # input -> why no conversion of layouts helps it
+        self.outside = outside  # the donor's tensors that are copied because they lie outside of the tower
         self.method = find_method(recipe.method)
         self.donor_role = recipe.donor
         self.donor = inputs[self.donor_role]
@@ -109,6 +116,9 @@ class Resolver:
     def _match(self, target: Target, absent: dict[str, list[str]]) -> None:
         """The operands of one target, or what a policy makes of it."""
         spec, own = target.spec, Operand(target.giver, target.spec)
+        if target.name in self.outside:
+            self.found.matches.append(Match(target.name, spec, [own]))
+            return
         operands = []
         for role, name in target.sources:
             other = self.tables[role].get(name)
@@ -161,7 +171,7 @@ class Resolver:
             self.found.problems.append(complaints.absent_in_slices(role, self.inputs[role], names))
 
     def _report_missing(self, role: str) -> None:
-        missing = [name for name in self.donor.tensors if name not in self.tables[role]]
+        missing = [name for name in self.donor.tensors if name not in self.tables[role] and name not in self.outside]
         extra = [spec.name for name, spec in self.tables[role].items() if name not in self.donor.tensors]
         if self.recipe.on_mismatch == "error" and (missing or extra):
             self.found.problems.append(

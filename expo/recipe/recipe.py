@@ -45,6 +45,7 @@ class Recipe:
     vocabulary: str = "error"  # embeddings with different numbers of rows
     tied: str = "error"  # stored copies of tied weights that differ
     layout: str | None = None  # of the output's experts; None: the donor's
+    tower: str | None = None  # a component of names: what lies outside of it is copied from the donor
     rename: tuple[tuple[str, str], ...] = ()  # (prefix, prefix in the donor's spelling), for the other inputs
     requantize: bool = False  # write the donor's float8 with fresh scales, instead of bfloat16
     saturate: bool = False
@@ -78,6 +79,9 @@ class Recipe:
             yield placed(RecipeError(text), "shard_size")
         if not all(isinstance(rule, tuple | list) and len(rule) == 2 for rule in self.rename):
             yield placed(RecipeError(f"rename must hold pairs of prefixes, (old, new), not {self.rename!r}."), "rename")
+        if self.tower is not None and not (isinstance(self.tower, str) and self.tower.strip(". ")):
+            text = f"tower must be a component of tensors' names, such as 'language_model', not {self.tower!r}."
+            yield placed(RecipeError(text), "tower")
         if self.requantize and (self.dtype is not None or self.layout is not None):
             text = "requantize writes the donor's own format: leave dtype and layout out."
             yield placed(RecipeError(text), "requantize")

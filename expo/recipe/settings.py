@@ -9,7 +9,7 @@ from expo.recipe.recipe import CHOICES, parse_rename, parse_size
 from expo.recipe.yaml_text import Node, is_nothing
 
 FORM = ("dtype", "out_dtype", "seed", "rounding", "arithmetic", "layout", "rename", "saturate", "shard_size",
-        "requantize")  # fmt: skip
+        "requantize", "tower")  # fmt: skip
 POLICIES = ("on_mismatch", "vocabulary", "tied", "allow_non_finite")
 
 
@@ -18,6 +18,7 @@ def form(top: Mapping[str, Node], entries: Entries) -> dict[str, Any]:
     given = {key: top[key] for key in FORM if not is_nothing(top.get(key))}
     readers = {
         "seed": lambda node: entries.whole(node, "seed"),
+        "tower": lambda node: entries.text(node, "a component of tensors' names, such as language_model"),
         "requantize": lambda node: entries.truth(node, "requantize"),
         "saturate": lambda node: entries.truth(node, "saturate"),
         "rounding": lambda node: _choice(node, "rounding", entries),

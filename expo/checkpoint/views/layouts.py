@@ -10,8 +10,9 @@ from typing import Any
 
 from expo.checkpoint.spec import Checkpoint, TensorSpec
 from expo.checkpoint.views.boxes import Boxed, NotExpressible
-from expo.checkpoint.views.conversions import Loaded, architecture
+from expo.checkpoint.views.conversions import Architecture, Loaded, architecture
 from expo.checkpoint.views.gathered import as_spec
+from expo.checkpoint.views.towers import Tower, top_components, tower_of
 
 LAYOUTS = ("separate", "packed")
 
@@ -32,13 +33,14 @@ class Layout:
     `problems` says what stands in the way; nothing can be spelled then.
     """
 
-    def __init__(self, donor: Checkpoint, wanted: str | None = None):
+    def __init__(self, donor: Checkpoint, wanted: str | None = None, *, as_named: bool = False):
+        """as_named: where transformers has no such model, tensors are taken for the model's own as they are named."""
         self.problems: list[str] = []
         self.architecture = architecture(donor.config)
-        if self.architecture is None:
+        if self.architecture is None and not (as_named and wanted is None):
             self.problems.append(_unknown(donor.config))
             return
-        self.loaded = self.architecture.load(donor.tensors)
+        self.loaded = _load(self.architecture, donor.tensors)
         self.names = dict(self.loaded.stored)  # the model's name -> the output's, where nothing else differs
         self.conversions = list(self.loaded.used)
         self.problems += self.loaded.problems
@@ -65,6 +67,26 @@ class Layout:
         changed = [name for name, spec in donor.tensors.items() if found.tensors.get(name) is not spec]
         if changed and not found.problems:
             self.problems.append(f"transformers' conversions do not lead back to {_counted(changed)}")
+
+    def of_tower(self, other: Checkpoint, tensors: Mapping[str, TensorSpec], tower: str) -> tuple[Relaid, set[str]]:
+        """(one tower of another checkpoint in this layout, the output's tensors that lie outside of the tower)."""
+        loaded = _load(architecture(other.config), tensors)
+        ours, theirs = tower_of(self.loaded.modules, tower), tower_of(loaded.modules, tower)
+        problems = [*_several(ours), *_several(theirs, other.source.label)]
+        if not ours.prefixes:
+            names = ", ".join(top_components(self.loaded.modules)) or "none"
+            problems.append(f"the output has no tower {tower!r}: no tensor has that component. There are: {names}.")
+        renamed = {name: ours.tensors.get(inner, name) for inner, name in theirs.tensors.items()}
+        inside = Loaded(
+            modules={new: loaded.modules[name] for name, new in renamed.items()},
+            sources={new: loaded.sources[name] for name, new in renamed.items()},
+            problems=loaded.problems,
+        )
+        found = self.spelled(inside, tensors)
+        found.problems += problems
+        stored = {name for module in ours.tensors.values() for name in self.loaded.sources[module]}
+        every = {name for names in self.loaded.sources.values() for name in names} | set(self.loaded.rest)
+        return found, every - stored
 
     def of(self, other: Checkpoint, tensors: Mapping[str, TensorSpec]) -> Relaid:
         """The tensors of another checkpoint, given under the names that the user says they have, in this layout."""
@@ -103,6 +125,25 @@ class Layout:
             except ValueError as error:
                 found.problems.append(f"{name}: {error}")
         return found
+
+
+def _load(model: Architecture | None, tensors: Mapping[str, TensorSpec]) -> Loaded:
+    """Stored tensors as a model's own; as they are where there is no such model."""
+    if model is not None:
+        return model.load(tensors)
+    return Loaded(
+        modules={name: Boxed.whole(spec) for name, spec in tensors.items()},
+        stored={name: name for name in tensors},
+        sources={name: (name,) for name in tensors},
+    )
+
+
+def _several(tower: Tower, where: str = "the output") -> list[str]:
+    if len(tower.prefixes) < 2:
+        return []
+    return [
+        f"{where} has several such towers: {', '.join(tower.prefixes)}. Name one of them whole, without its last dot."
+    ]
 
 
 def fits_as_stored(ours: Mapping[str, TensorSpec], theirs: Mapping[str, TensorSpec]) -> bool:

@@ -15,6 +15,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from expo.checkpoint.adapters import CONFIG, SIDE_FILES, WEIGHTS, adapter_in_folder, choose_adapter
 from expo.checkpoint.contents import WEIGHT_SUFFIXES, choose_weights, is_side_file
+from expo.checkpoint.pipelines import list_of, listed_folders, weights_in
 from expo.checkpoint.source import from_folder
 from expo.checkpoint.spec import Source
 from expo.checkpoint.weight_map import read_weight_map
@@ -45,24 +46,47 @@ def fetch(text: str, repo_id: str, revision: str | None, *, max_header: int) -> 
         commit, names = _listing(repo_id, revision)
     except HubUnreachable as error:
         return _from_cache(text, repo_id, revision, error, max_header)
-    try:
-        first = choose_weights(names, text)
-    except AmbiguousWeights as error:
-        remedy = f"Run `hf download {repo_id}` and pass the file that you mean."
-        raise AmbiguousWeights(str(error).split("\n")[0], remedy) from None
-    wanted = {first, *filter(is_side_file, names), *({"README.md"} & set(names))}  # the card names its base model
-    if first.endswith(".json"):
-        folder = _download(repo_id, commit, {first})
-        shards = set(read_weight_map(folder / first, max_header=max_header).values())
-        absent = sorted(shards - set(names))
-        if absent:
-            raise MissingShard(f"{repo_id}@{commit}/{first}", f"lists shards that are not there: {absent[:5]}.")
-        wanted |= shards
+    wanted = {*filter(is_side_file, names), *({"README.md"} & set(names))}  # the card names its base model
+    for first in _firsts(names, text, repo_id, commit):
+        wanted |= {first, *_shards_of(first, names, repo_id, commit, max_header)}
     # Asked for by its name, the revision is also noted in the cache, where it is found again without a connection.
     folder = _download(repo_id, revision or "main", wanted)
     if folder.name != commit:  # the branch moved on meanwhile
         folder = _download(repo_id, commit, wanted)
     return from_folder(text, folder, repo_id=repo_id, revision=commit, max_header=max_header)
+
+
+def _firsts(names: list[str], text: str, repo_id: str, commit: str) -> list[str]:
+    """The weight file or index that the model starts from, and those of its sub-folders."""
+    listed = list_of(names)
+    found = []
+    try:
+        found.append(choose_weights(names, text))
+    except AmbiguousWeights as error:
+        remedy = f"Run `hf download {repo_id}` and pass the file that you mean."
+        raise AmbiguousWeights(str(error).split("\n")[0], remedy) from None
+    except NotACheckpoint:
+        if listed is None:
+            raise
+    if listed:
+        for folder in listed_folders(_download(repo_id, commit, {listed}) / listed):
+            if first := weights_in(folder, names, text):
+                found.append(f"{folder}/{first}")
+    return found
+
+
+def _shards_of(first: str, names: list[str], repo_id: str, commit: str, max_header: int) -> set[str]:
+    """The shards that an index lists; none for a weight file."""
+    if not first.endswith(".json"):
+        return set()
+    folder = _download(repo_id, commit, {first})
+    around = first.rpartition("/")[0]
+    listed = read_weight_map(folder / first, max_header=max_header).values()
+    shards = {f"{around}/{name}" if around else name for name in listed}
+    absent = sorted(shards - set(names))
+    if absent:
+        raise MissingShard(f"{repo_id}@{commit}/{first}", f"lists shards that are not there: {absent[:5]}.")
+    return shards
 
 
 def fetch_adapter(text: str, repo_id: str, revision: str | None) -> Source:

@@ -1,5 +1,6 @@
 """Open a checkpoint: join its shards' headers, its index and its config into one table. Holds no tensor data."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from expo.checkpoint.files import DEFAULT_MAX_HEADER, check_inside, read_small
@@ -25,6 +26,17 @@ def open_checkpoint(
     """
     if not isinstance(source, Source):
         source = resolve(source, max_header=max_header)
+    files, tensors = _read_all(source, max_header)
+    for part in source.folders:
+        _add_folder(files, tensors, part.folder.name + "/", *_read_all(part, max_header))
+    checkpoint = Checkpoint(source, files, tensors, read_config(source))
+    if not stored:
+        checkpoint = dequantised(checkpoint)
+    return with_adapters(checkpoint, max_header=max_header) if source.adapters else checkpoint
+
+
+def _read_all(source: Source, max_header: int) -> tuple[dict[str, WeightFile], dict[str, TensorSpec]]:
+    """The weight files of one folder, and every tensor in them."""
     listed = read_weight_map(source.folder / source.index, max_header=max_header) if source.index else None
     if listed is not None:
         _check_shards_exist(source, listed)
@@ -36,11 +48,17 @@ def open_checkpoint(
         for spec in specs:
             _check_place(source, spec, tensors, listed)
             tensors[spec.name] = spec
-    _check_all_found(source, tensors, listed)
-    checkpoint = Checkpoint(source, files, tensors, read_config(source))
-    if not stored:
-        checkpoint = dequantised(checkpoint)
-    return with_adapters(checkpoint, max_header=max_header) if source.adapters else checkpoint
+    if source.weights:
+        _check_all_found(source, tensors, listed)
+    return files, tensors
+
+
+def _add_folder(files: dict, tensors: dict, prefix: str, more: dict, specs: dict[str, TensorSpec]) -> None:
+    """Add a sub-folder's files and tensors, each under its path."""
+    files |= {prefix + name: replace(file, name=prefix + name) for name, file in more.items()}
+    tensors |= {
+        prefix + name: replace(spec, name=prefix + name, file=prefix + spec.file) for name, spec in specs.items()
+    }
 
 
 def read_config(source: Source) -> dict:

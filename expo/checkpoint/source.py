@@ -8,6 +8,7 @@ from pathlib import Path
 from expo.checkpoint.adapters import resolve_adapter, split_adapters
 from expo.checkpoint.contents import TRAINER_FOLDER, check_whole, choose_weights, is_side_file
 from expo.checkpoint.files import DEFAULT_MAX_HEADER, check_inside
+from expo.checkpoint.pipelines import list_of, listed_folders, weights_in
 from expo.checkpoint.spec import Source
 from expo.checkpoint.weight_map import read_weight_map
 from expo.errors import AdapterNotModel, MissingSource, NotACheckpoint, UnreadableFile, UnsupportedFormat, nearest
@@ -49,12 +50,34 @@ def from_folder(
 ) -> Source:
     """The source in a folder on this machine, which may be a repository's snapshot."""
     folder = folder.absolute()
-    first = choose_weights(_files_at(folder), text)  # before a walk, which may be a whole disk's
+    top = _files_at(folder)
+    listed = list_of(top)
+    try:
+        first = choose_weights(top, text)  # before a walk, which may be a whole disk's
+    except NotACheckpoint:
+        if listed is None:
+            raise
+        first = None
     names = list_files(folder)
     sides = tuple(name for name in names if is_side_file(name))
-    _check_files(folder, (first, *sides))
-    weights, index = _shards(folder, first, max_header)
-    return Source(text, folder, weights, index, sides, repo_id, revision)
+    _check_files(folder, (*filter(None, [first]), *sides))
+    weights, index = _shards(folder, first, max_header) if first else ((), None)
+    folders = _folders(folder, listed, names, max_header) if listed else ()
+    if not first and not folders:
+        raise NotACheckpoint(f"{text}: none of the folders that {listed} lists holds weights.")
+    return Source(text, folder, weights, index, sides, repo_id, revision, folders=folders)
+
+
+def _folders(folder: Path, listed: str, names: list[str], max_header: int) -> tuple[Source, ...]:
+    """The sub-folders of a model that hold weights."""
+    found = []
+    for name in listed_folders(folder / listed):
+        if first := weights_in(name, names, str(folder)):
+            inside = folder / name
+            _check_files(inside, (first,))
+            weights, index = _shards(inside, first, max_header)
+            found.append(Source(str(inside), inside, weights, index, ("config.json",)))
+    return tuple(found)
 
 
 def _files_at(folder: Path) -> list[str]:

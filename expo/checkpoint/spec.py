@@ -89,6 +89,7 @@ class Source:
     repo_id: str | None = None
     revision: str | None = None  # 40 hex digits, for a repository
     adapters: "tuple[Source, ...]" = ()  # applied to it, in this order
+    folders: "tuple[Source, ...]" = ()  # sub-folders with weights of their own, of a model that is made of several
 
     @property
     def label(self) -> str:

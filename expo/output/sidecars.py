@@ -23,12 +23,14 @@ def copy_side_files(
     do_sample: bool,
     picked: Sequence[PickedLayers] = (),
     dropped: Sequence[str] = (),
+    configs: Sequence[str] = ("config.json",),
 ) -> dict[str, str]:
     """Copy side files from `source` to `target`; returns name -> xxh3-128 of what was written.
 
     dtype: torch's name of the element type that config.json must now state; None leaves it.
     picked: layers that the output has instead of the donor's.
     dropped: keys that config.json, and the objects in it, must no longer have.
+    configs: the files that say what the weights are; a model made of sub-folders has one in each.
     do_sample: True switches sampling on in generation_config.json, as the ExPO authors' script does.
     """
     hashes = {}
@@ -37,11 +39,11 @@ def copy_side_files(
         path.parent.mkdir(parents=True, exist_ok=True)
         with _opened(source / name) as old, open(path, "wb") as new:
             shutil.copyfileobj(old, new, 1 << 20)
-        if name == "config.json" and dtype:
+        if name in configs and dtype:
             _edit(path, lambda text: with_dtype(text, dtype))
         if name == "config.json" and picked:
             _edit(path, lambda text: with_layers(text.encode("latin-1").decode(), picked).encode().decode("latin-1"))
-        if name == "config.json" and dropped:
+        if name in configs and dropped:
             _edit(path, lambda text: without_keys(text, dropped))
         if name == "generation_config.json" and do_sample:
             _edit(path, with_sampling)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+from expo.checkpoint.pipelines import own_name
 from expo.checkpoint.spec import Checkpoint
 from expo.errors import PlanError
 from expo.methods import Method, find_method
@@ -51,6 +52,8 @@ def plan(recipe: Recipe, inputs: Mapping[str, Checkpoint] | None = None, *, as_h
         found.problems.append("the inputs have no tensor in common: there is nothing to write.")
     picked = () if found.problems else picked_layers(recipe, find_method(recipe.method), resolver.tables)
     found.problems += _unstated(sides.inputs[recipe.donor], picked)
+    if recipe.shard_size and laid.inputs[recipe.donor].source.folders:
+        found.problems.append("--shard-size: a model made of sub-folders keeps its files. Leave it out.")
     if problems := sides.problems or found.problems:  # what a tokenizer lacks makes the rest not fit
         raise PlanError(problems)
     jobs, shards = _lay_out(recipe, sides.inputs[recipe.donor], found.matches, parameters)
@@ -118,9 +121,9 @@ def _lay_out(
     for file, names, metadata in _assign(recipe, donor, matches):
         rows = [(name, *_form(recipe, by_name[name])) for name in names]
         rows = order_in_shard([(name, dtype, shape, _n_bytes(dtype, shape)) for name, dtype, shape in rows])
-        header, starts = shard_header(rows, metadata)
+        header, starts = shard_header([(own_name(row[0], file), *row[1:]) for row in rows], metadata)
         for name, dtype, shape, _ in rows:
-            place = (dtype, shape, math.prod(shape), file, starts[name])
+            place = (dtype, shape, math.prod(shape), file, starts[own_name(name, file)])
             jobs.append(_job(recipe, by_name[name], place, parameters.get(name, {}), noise_names.get(name, name)))
         shards.append(OutputShard(file, header, len(header) + sum(row[3] for row in rows)))
     return tuple(with_stored_copies(jobs, recipe.donor) if recipe.requantize else jobs), tuple(shards)
@@ -174,7 +177,7 @@ def _assign(recipe: Recipe, donor: Checkpoint, matches: list[Match]) -> list[tup
         spec = match.spec if match.requantised else donor.tensors.get(match.name)
         names_in[spec.file if spec else last].append(match.name)
     filled = {file: names for file, names in names_in.items() if names}
-    if len(filled) < len(names_in):  # a policy emptied a shard: "-of-" must count the rest
+    if len(filled) < len(names_in) and not donor.source.folders:  # a policy emptied a shard: "-of-" must count the rest
         return [(_numbered(i, len(filled)), names, {"format": "pt"}) for i, names in enumerate(filled.values())]
     return [
         (output_name(file, len(filled)), names, {"format": "pt", **donor.files[file].metadata})

@@ -63,7 +63,9 @@ class Resolver:
     def resolve(self) -> Resolution:
         """Match everything; the result lists what stands in the way."""
         self.found.problems += quantised(self.inputs)
-        self.found.warnings += complaints.architectures(self.inputs) + complaints.same_twice(self.inputs)
+        self.found.warnings += complaints.same_twice(self.inputs)
+        if not self.recipe.tower:
+            self.found.warnings += complaints.architectures(self.inputs)
         for role, table in self.tables.items():
             self._settle_heads(role, table)
         targets = Targets(self.recipe, self.method, self.tables, self.donor.config)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import xxhash
 
+from expo.checkpoint.pipelines import by_folder, own_name
 from expo.checkpoint.spec import Checkpoint
 from expo.errors import DataError, Interrupted, RecipeError
 from expo.methods import find_method
@@ -103,15 +104,17 @@ def _add_small_files(plan: Plan, sink: FolderSink, report: Report) -> None:
             do_sample=recipe.arithmetic == "reference",
             picked=plan.picked,
             dropped=plan.dropped_entries,
+            configs=("config.json", *(f"{part.folder.name}/config.json" for part in donor.source.folders)),
         )
         if plan.sides.tokenizer:
             side_files = write_tokenizer(plan.sides.tokenizer, sink.partial.files, side_files)
         if plan.sides.chat_template is not None:
             side_files = write_chat_template(plan.sides.chat_template, sink.partial.files, side_files)
     # transformers would not know which to believe, a model.safetensors or an index beside it.
-    if len(plan.shards) > 1 or (donor.source.index and plan.shards[0].name != "model.safetensors"):
-        n_bytes = sum(job.n_bytes for job in plan.jobs)
-        sink.add_index(_index_name(donor), plan.weight_map, n_bytes)
+    for folder, files in by_folder([shard.name for shard in plan.shards]).items():
+        index = _index_of(donor, folder)
+        if len(files) > 1 or (index and not files[0].endswith("model.safetensors")):
+            _add_index(plan, sink, folder, _index_name(index))
     sources = [
         CardInput(name, part.label, part.repo_id, plan.uses.get(name) if part is checkpoint.source else None)
         for name, checkpoint in plan.inputs.items()
@@ -134,9 +137,22 @@ def _add_small_files(plan: Plan, sink: FolderSink, report: Report) -> None:
     sink.add_file(NAME, as_text(content))
 
 
-def _index_name(donor: Checkpoint) -> str:
+def _index_of(donor: Checkpoint, folder: str) -> str | None:
+    """The donor's index of a sub-folder, or its own."""
+    parts = {part.folder.name: part for part in donor.source.folders}
+    return parts.get(folder, donor.source).index
+
+
+def _add_index(plan: Plan, sink: FolderSink, folder: str, name: str) -> None:
+    """The index of one folder: its tensors by their own names, in its own files."""
+    inside = f"{folder}/" if folder else ""
+    jobs = [job for job in plan.jobs if job.file.rpartition("/")[0] == folder]
+    weight_map = {own_name(job.name, job.file): job.file.removeprefix(inside) for job in jobs}
+    sink.add_index(inside + name, weight_map, sum(job.n_bytes for job in jobs))
+
+
+def _index_name(index: str | None) -> str:
     """The donor's own name for its index, in safetensors' spelling."""
-    index = donor.source.index
     return index if index and index.endswith(".safetensors.index.json") else "model.safetensors.index.json"
 
 

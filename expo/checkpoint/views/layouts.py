@@ -141,9 +141,8 @@ def _load(model: Architecture | None, tensors: Mapping[str, TensorSpec]) -> Load
 def _several(tower: Tower, where: str = "the output") -> list[str]:
     if len(tower.prefixes) < 2:
         return []
-    return [
-        f"{where} has several such towers: {', '.join(tower.prefixes)}. Name one of them whole, without its last dot."
-    ]
+    names = ", ".join(prefix.rstrip(".") for prefix in tower.prefixes)
+    return [f"{where} has several such towers: {names}. Name one of them whole."]
 
 
 def fits_as_stored(ours: Mapping[str, TensorSpec], theirs: Mapping[str, TensorSpec]) -> bool:

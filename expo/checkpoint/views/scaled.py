@@ -8,7 +8,7 @@ from typing import Any
 
 from expo.checkpoint.spec import TensorSpec
 from expo.checkpoint.views.nested import Read, Touched
-from expo.dtypes import DTYPES
+from expo.dtypes import DTYPES, DType
 
 _CHUNK = 65_536  # elements read at a time
 SCALE_TYPES = ("F32", "BF16", "F16", "F8_E8M0")
@@ -39,7 +39,7 @@ class ScaledTensor:
     @property
     def scratch_bytes(self) -> int:
         """What is read at a time, the scales as stored and widened, and those of one row."""
-        return _CHUNK + 12 * self.scale.n_elements + 4 * self.matrix[1]
+        return 6 * _CHUNK + 12 * self.scale.n_elements + 4 * self.matrix[1]
 
     def touched(self, start: int, n_bytes: int) -> Touched:
         """The same elements of the stored tensor; the scales are read once."""
@@ -51,19 +51,21 @@ class ScaledTensor:
 
         out = memoryview(out).cast("B")
         first, last = start // 4, -(-(start + len(out)) // 4)
-        values = torch.empty(min(_CHUNK, last - first), dtype=torch.float32)
+        straight = start % 4 == 0 and len(out) % 4 == 0
+        values = torch.frombuffer(out, dtype=torch.float32) if straight and len(out) else torch.empty(last - first)
         for at in range(first, last, _CHUNK):
-            n = min(_CHUNK, last - at)
-            self._compute(torch, values[:n], at, read, held)
-            low, high = max(start, at * 4), min(start + len(out), (at + n) * 4)
-            computed = memoryview(values.numpy()).cast("B")
-            out[low - start : high - start] = computed[low - at * 4 : high - at * 4]
+            self._compute(torch, values[at - first :][:_CHUNK], at, read, held)
+        if not straight:  # a reader may begin inside an element
+            whole = memoryview(values.numpy()).cast("B")
+            out[:] = whole[start - first * 4 :][: len(out)]
 
     def _compute(self, torch: Any, values: Any, first: int, read: Read, held: dict[str, Any]) -> None:
         """Elements [first, first + len(values))."""
-        raw = torch.empty(len(values), dtype=torch.uint8)
+        if "float8" not in held:
+            held["float8"] = (torch.empty(_CHUNK, dtype=torch.uint8), *torch.empty(2, _CHUNK, dtype=torch.int16))
+        raw, bits, other = (buffer[: len(values)] for buffer in held["float8"])
         read(memoryview(raw.numpy()), self.weight, first)
-        values.copy_(raw.view(getattr(torch, self.weight.dtype.torch_name)))
+        _widen(torch, self.weight.dtype, raw, bits, other, values)
         scales = self._scales(torch, read, held)  # (matrices, rows, columns) of blocks
         if scales.numel() == 1:
             values.mul_(scales.view(()))
@@ -99,6 +101,21 @@ class ScaledTensor:
             wide = torch.from_numpy(widened(raw, self.scale).astype(np.float32))
             kept = held["scales"] = (self, wide.view(-1, *self.grid))
         return kept[1]
+
+
+def _widen(torch: Any, dtype: DType, raw: Any, bits: Any, other: Any, values: Any) -> None:
+    """Float8 codes as float32, exactly, by way of float16, whose fields lie in the same order.
+
+    torch's own conversion takes ten times as long (measured: 5.8 ns an element).
+    """
+    bits.copy_(raw.view(torch.int8))  # the sign fills the upper byte
+    if dtype.name == "F8_E5M2":
+        values.copy_(bits.bitwise_left_shift_(8).view(torch.float16))
+        return
+    bits.bitwise_left_shift_(7).bitwise_and_(~0x4000)  # four bits of exponent where float16 has five
+    values.copy_(bits.view(torch.float16)).mul_(256.0)  # 2 ** (15 - 7): the difference of their biases
+    if int(torch.bitwise_and(bits, 0x3F80, out=other).amax()) == 0x3F80:  # this type's only NaN, float16's 1.875
+        values.masked_fill_(other == 0x3F80, float("nan"))
 
 
 def widened(raw: Any, scale: TensorSpec) -> Any:

@@ -162,7 +162,7 @@ def test_memory_is_that_of_plain_checkpoints(float8_pair, tmp_path):
         peak_memory(expo.plan(expo.extrapolation(sft=sft, dpo=dpo)), 2)
         for sft, dpo in ((home / "sft", home / "dpo"), (tmp_path / "a", tmp_path / "b"))
     ]
-    assert needed[0] - needed[1] < 2**21
+    assert needed[0] - needed[1] < 2**22  # of 240 MiB; what a worker converts at a time
 
 
 def damaged(folder, name, values):

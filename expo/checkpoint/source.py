@@ -10,6 +10,7 @@ from expo.checkpoint.contents import TRAINER_FOLDER, check_whole, choose_weights
 from expo.checkpoint.files import DEFAULT_MAX_HEADER, check_inside
 from expo.checkpoint.pipelines import list_of, listed_folders, weights_in
 from expo.checkpoint.spec import Source
+from expo.checkpoint.views.unquantised import named_base
 from expo.checkpoint.weight_map import read_weight_map
 from expo.errors import AdapterNotModel, MissingSource, NotACheckpoint, UnreadableFile, UnsupportedFormat, nearest
 
@@ -58,6 +59,10 @@ def from_folder(
         if listed is None:
             raise
         first = None
+    except UnsupportedFormat as error:
+        if base := named_base(Source(text, folder, (), None, (), repo_id), {}):
+            raise UnsupportedFormat(str(error).partition("\n")[0], f"Use its unquantised base: {base}") from None
+        raise
     names = list_files(folder)
     sides = tuple(name for name in names if is_side_file(name))
     _check_files(folder, (*filter(None, [first]), *sides))

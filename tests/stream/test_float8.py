@@ -16,7 +16,7 @@ from expo.analysis.verify import verify
 from expo.checkpoint import Shards, open_checkpoint
 from expo.checkpoint.views.scaled import ScaledTensor
 from expo.dtypes import DTYPES
-from expo.errors import NonFinite, PlanError, RecipeError
+from expo.errors import NonFinite, PlanError, RecipeError, UnsupportedFormat
 from expo.planning.budget import peak_memory
 from expo.stream.rescale import as_stored, rounded_up
 
@@ -244,6 +244,16 @@ def test_other_formats_are_one_error_that_names_the_format_and_the_repository_to
         expo.plan(expo.extrapolation(sft=tmp_path / "sft", dpo=tmp_path / "dpo"))
     text = str(caught.value)
     assert all(word in text for word in (*words, "(dpo) is quantised", "its base is org/plain-7B")), text
+
+
+def test_gguf_files_are_named_with_the_repository_that_their_card_names(tmp_path):
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m/model-Q4_K_M.gguf").write_bytes(b"GGUF")
+    with pytest.raises(UnsupportedFormat, match="are GGUF"):
+        open_checkpoint(tmp_path / "m")
+    (tmp_path / "m/README.md").write_text("---\nbase_model: org/plain-7B\n---\n")
+    with pytest.raises(UnsupportedFormat, match=r"are GGUF(.|\n)*org/plain-7B"):
+        open_checkpoint(tmp_path / "m")
 
 
 def test_requantize_needs_a_quantised_donor_and_its_own_types(tmp_path):

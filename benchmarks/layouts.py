@@ -133,7 +133,7 @@ def run_once(name: str, key: tuple[str, int], args: argparse.Namespace, out: Pat
     command += ["-o", str(out / "out"), "--threads", str(args.threads), "--json", *options]
     try:
         child = run_child(command, args.threads)
-        results.add(name, key, child.report() | {"wall_s": child.wall_s, "peak_rss_mib": child.peak_rss_mib})
+        results.add(name, key, child.report() | {n: getattr(child, n) for n in ("wall_s", "cpu_s", "peak_rss_mib")})
         print(f"{key[1] + 1}/{args.rounds}  {name:16}{child.wall_s:8.2f} s", file=sys.stderr)
     except ChildFailed as error:
         results.failed[name] = str(error)

@@ -8,10 +8,11 @@ from types import TracebackType
 from typing import Any, Self
 
 import click
+from click.core import ParameterSource
 
 from expo.cli.progress import is_terminal
 from expo.generate.prompts import TEMPLATE
-from expo.generate.sampling import LONG_PROMPTS
+from expo.generate.sampling import LONG_PROMPTS, PRESETS
 
 _EVERY = 10.0  # seconds between plain lines
 
@@ -25,7 +26,30 @@ _ASKING = [
         "--top-p", type=float, default=1.0, show_default=True, help="Draw from the tokens that hold this much."
     ),
     click.option("--top-k", type=int, default=0, show_default=True, help="Draw from this many tokens; 0: from all."),
+    click.option(
+        "--presence-penalty",
+        type=float,
+        default=0.0,
+        show_default=True,
+        help="Taken from the logit of each token that the answer holds already.",
+    ),
+    click.option(
+        "--frequency-penalty",
+        type=float,
+        default=0.0,
+        show_default=True,
+        help="The same, for each time that it holds it.",
+    ),
+    click.option(
+        "--preset",
+        type=click.Choice(list(PRESETS)),
+        help="Defaults for the options of sampling. expo-paper: what the authors of ExPO generated with (T 0.7, top-k "
+        "50, top-p 0.9, both penalties 0.1, 2048 tokens, seed 42).",
+    ),
     click.option("--max-tokens", type=int, default=512, show_default=True, help="The longest answer."),
+    click.option(
+        "--min-tokens", type=int, default=0, show_default=True, help="No end token before so many tokens are written."
+    ),
     click.option("--stop", multiple=True, metavar="TEXT", help="End an answer before this text. Repeatable."),
     click.option("--seed", type=int, default=0, show_default=True, help="Of the draws; each answer's own follows."),
     click.option(
@@ -65,7 +89,12 @@ _ASKING = [
         type=click.IntRange(min=1),
         help="Tokens of prompts and answers in memory at a time. Default: what the device has room for.",
     ),
-    click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1 or auto."),
+    click.option(
+        "--device",
+        default="auto",
+        show_default=True,
+        help="cpu, cuda, cuda:1 or auto; with --ensemble also one for each expert, with commas.",
+    ),
     click.option(
         "--dtype",
         help="Of the weights while they run. Default: float32 on the CPU, else the checkpoint's own. With 16 bits some "
@@ -73,6 +102,14 @@ _ASKING = [
     ),
     click.option("--trust-remote-code", is_flag=True, help="Run code that comes with the model."),
 ]
+
+
+ENSEMBLE = click.option(
+    "--ensemble",
+    type=click.Path(dir_okay=False),
+    metavar="EXPERTS.JSON",
+    help="Models that answer as one instead of MODEL: at each token their probabilities are added, by weight.",
+)
 
 
 def asking(command: Callable) -> Callable:
@@ -86,14 +123,38 @@ def sampling_of(options: dict[str, Any]):
     """The Sampling that these options ask for; they are taken out of `options`."""
     from expo.generate.sampling import Sampling
 
+    _fill_in(options, options.pop("preset"))
     temperature, greedy, samples = options.pop("temperature"), options.pop("greedy"), options.pop("samples")
     if greedy and temperature:
         raise click.UsageError("--greedy is --temperature 0; give one of them.")
     if temperature is None:
         temperature = 0.0 if greedy or samples == 1 else 1.0
     options["template"] = options["template"].replace("\\n", "\n")
-    names = ("top_p", "top_k", "max_tokens", "stop", "seed")
+    names = ("top_p", "top_k", "max_tokens", "min_tokens", "stop", "seed", "presence_penalty", "frequency_penalty")
     return Sampling(samples=samples, temperature=temperature, **{name: options.pop(name) for name in names})
+
+
+def _fill_in(options: dict[str, Any], preset: str | None) -> None:
+    """The preset's values for all that the command line does not say."""
+    context = click.get_current_context()
+    for name, value in PRESETS[preset].items() if preset else ():
+        if context.get_parameter_source(name) is ParameterSource.DEFAULT and not (
+            name == "temperature" and options["greedy"]
+        ):
+            options[name] = value
+
+
+def model_of(model: str | None, ensemble: str | None, endpoint: str | None) -> str | None:
+    """Who is asked: MODEL or the file of an ensemble, never both."""
+    if ensemble is None:
+        return model
+    if model is not None:
+        raise click.UsageError("--model and --ensemble exclude each other.")
+    if endpoint:
+        raise click.UsageError("--ensemble mixes probabilities, which a server does not tell; leave out --endpoint.")
+    if not ensemble.endswith(".json"):
+        raise click.UsageError(f"--ensemble takes a .json file that lists experts, not {ensemble!r}.")
+    return ensemble
 
 
 def silence_transformers() -> None:

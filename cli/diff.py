@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from expo.cli.options import JSON, MAX_HEADER, QUIET
+from expo.cli.options import JSON, MAX_HEADER, QUIET, STREAM
 from expo.cli.tables import printable, show_table
 from expo.recipe import CHOICES
 
@@ -24,6 +24,7 @@ from expo.recipe import CHOICES
     metavar="'OLD=>NEW'",
     help="Prefix of A's tensor names, in B's spelling, such as 'language_model.=>'. Repeatable.",
 )
+@STREAM
 @MAX_HEADER
 @click.option("--threads", type=click.IntRange(min=1), help="Workers. Default: one a core. Never changes a figure.")
 @JSON
@@ -56,7 +57,7 @@ def _compare(a: str, b: str, alpha: float, options: dict):
     from expo.recipe.recipe import parse_rename, parse_size
 
     max_header = parse_size(options["max_header"])
-    left, right = (open_checkpoint(side, max_header=max_header) for side in (a, b))
+    left, right = (open_checkpoint(side, max_header=max_header, stream=options["stream"]) for side in (a, b))
     with Progress(max(1, right.n_bytes), moved_for_each=2.0, quiet=options["quiet"]) as progress:
         return compare(
             left,

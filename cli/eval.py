@@ -6,13 +6,14 @@ from typing import Any
 
 import click
 
-from expo.cli.asking import AnswerProgress, asking, sampling_of
+from expo.cli.asking import ENSEMBLE, AnswerProgress, asking, model_of, sampling_of
 from expo.cli.options import JSON, QUIET
 from expo.cli.tables import plural, show_table
 
 
 @click.command(name="eval", short_help="Accuracy, pass@k and paired differences on questions with answers.")
 @click.option("--model", help="Folder or Hub id; with --endpoint the server's name of the model.")
+@ENSEMBLE
 @click.option("--compare", multiple=True, metavar="MODEL", help="Another model, on the same questions. Repeatable.")
 @click.option(
     "--answers",
@@ -59,14 +60,15 @@ from expo.cli.tables import plural, show_table
 @click.option("--dry-run", is_flag=True, help="Check everything short of loading a model, and say what would be done.")
 @JSON
 @QUIET
-def eval(model: str | None, compare: tuple[str, ...], data: Path, **options: Any) -> None:
-    """Print how often MODEL, or a file of answers, is right on DATA, with 95 % intervals.
+def eval(model: str | None, ensemble: str | None, compare: tuple[str, ...], data: Path, **options: Any) -> None:
+    """Print how often MODEL, an ENSEMBLE, or a file of answers, is right on DATA, with 95 % intervals.
 
     With several of them, also how each differs from the first, question by question. Models are asked greedily
     unless --samples or --temperature say otherwise.
     """
+    model = model_of(model, ensemble, options["endpoint"])
     if compare and model is None and not options["answers"]:
-        raise click.UsageError("--compare needs something to compare with: --model or --answers.")
+        raise click.UsageError("--compare needs something to compare with: --model, --ensemble or --answers.")
     as_json, quiet, dry_run = (options.pop(name) for name in ("as_json", "quiet", "dry_run"))
     options |= {"models": [model] if model else [], "compare": compare}
     options |= {"seconds": options.pop("judge_seconds"), "ks": options["ks"] or None}

@@ -2,6 +2,7 @@
 
 import click
 
+from expo.cli.hub_options import AGAINST
 from expo.cli.options import recipe_fields, writing
 from expo.recipe import CHOICES
 
@@ -17,14 +18,21 @@ from expo.recipe import CHOICES
     show_default=True,
     help="Reference repeats the ExPO authors' three bfloat16 roundings, to reproduce published checkpoints.",
 )
+@AGAINST
 @writing
-def extrapolate(sft: str, dpo: str, alpha: float, arithmetic: str, **options) -> None:
+def extrapolate(sft: str, dpo: str, alpha: float, arithmetic: str, against: str | None, **options) -> None:
     """Write DPO + ALPHA * (DPO - SFT) to OUTPUT, tile by tile.
 
     SFT and DPO are a folder, a .safetensors or .bin file, or a Hub id (org/name or org/name@revision).
-    A killed run continues when the same command is repeated.
+    A killed run continues when the same command is repeated. With --against nothing is written.
     """
     from expo.cli.write import write
     from expo.recipe import extrapolation
 
-    write(extrapolation(sft=sft, dpo=dpo, alpha=alpha, arithmetic=arithmetic, **recipe_fields(options)), options)
+    recipe = extrapolation(sft=sft, dpo=dpo, alpha=alpha, arithmetic=arithmetic, **recipe_fields(options))
+    if against is None:
+        write(recipe, options)
+        return
+    from expo.cli.against import compare_plan
+
+    compare_plan(recipe, against, options)

@@ -6,14 +6,15 @@ from typing import Any
 
 import click
 
-from expo.cli.asking import AnswerProgress, asking, sampling_of, silence_transformers
+from expo.cli.asking import ENSEMBLE, AnswerProgress, asking, model_of, sampling_of, silence_transformers
 from expo.cli.options import JSON, QUIET
 from expo.cli.tables import plural
 from expo.generate.run import FORMATS
 
 
 @click.command(short_help="Let a model, local or behind an endpoint, answer questions.")
-@click.option("--model", required=True, help="Folder or Hub id; with --endpoint the server's name of the model.")
+@click.option("--model", help="Folder or Hub id; with --endpoint the server's name of the model.")
+@ENSEMBLE
 @click.option(
     "--data",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -36,13 +37,19 @@ from expo.generate.run import FORMATS
 @click.option("--dry-run", is_flag=True, help="Check everything and say what would be asked; write nothing.")
 @JSON
 @QUIET
-def generate(model: str, data: Path, output: Path, **options: Any) -> None:
-    """Write MODEL's answers to the questions in DATA, one row for each question and sample, to OUTPUT.
+def generate(model: str | None, ensemble: str | None, data: Path, output: Path, **options: Any) -> None:
+    """Write answers of MODEL, or of the experts of an ENSEMBLE, to the questions in DATA, to OUTPUT.
+
+    A row for each question and sample. An ensemble draws from p(v) = sum of weight * p_expert(v) / sum of weights;
+    temperature, top_p and top_k apply to that p.
 
     The same command continues after a kill. An answer is decided by the seed, the question's id and the sample's
     number, not by batch size or order (in float32; see --dtype).
     """
     as_json, quiet, dry_run = (options.pop(name) for name in ("as_json", "quiet", "dry_run"))
+    model = model_of(model, ensemble, options["endpoint"])
+    if model is None:
+        raise click.UsageError("Who shall answer? Give --model MODEL or --ensemble EXPERTS.JSON.")
     sampling = sampling_of(options)
     silence_transformers()
     if dry_run:

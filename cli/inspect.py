@@ -14,7 +14,7 @@ from expo.cli.options import JSON, MAX_HEADER, QUIET
 @JSON
 @QUIET
 def inspect(checkpoint: str, tensors: bool, max_header: str, as_json: bool, quiet: bool) -> None:
-    """Show what CHECKPOINT holds; only headers and the config are read.
+    """Show what CHECKPOINT holds; only headers and the config are read, of a Hub id by ranges.
 
     CHECKPOINT is a folder, a .safetensors or .bin file, or a Hub id (org/name or org/name@revision).
     A module group is a tensor's name with its numbers struck out: the same module of every layer.
@@ -23,7 +23,7 @@ def inspect(checkpoint: str, tensors: bool, max_header: str, as_json: bool, quie
     from expo.checkpoint import open_checkpoint
     from expo.recipe.recipe import parse_size
 
-    found = inspect_checkpoint(open_checkpoint(checkpoint, max_header=parse_size(max_header), stored=True))
+    found = inspect_checkpoint(open_checkpoint(checkpoint, max_header=parse_size(max_header), stream=True, stored=True))
     if as_json:
         click.echo(json.dumps(found.record()))
         return

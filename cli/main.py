@@ -6,11 +6,13 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
 import click
 
 from expo.errors import ExpoError, Interrupted
+from expo.launcher import place
 from expo.version import __version__
 
 # command -> (module, one line); a module is imported when its command is used.
@@ -27,12 +29,17 @@ COMMANDS = {
     "diff": ("expo.cli.diff", "Compare two checkpoints tensor by tensor, and what an alpha would really move."),
     "lora": ("expo.cli.lora", "Extract a LoRA from two checkpoints, or extrapolate between two adapters."),
     "verify": ("expo.cli.verify", "Check a checkpoint against its manifest, or recompute it from its inputs."),
+    "push": ("expo.cli.push", "Publish a checkpoint on the Hub, in one commit; a broken push continues."),
     "train": ("expo.cli.train", "Train a checkpoint: sft, dpo (sigmoid, IPO, ORPO) or classify."),
     "generate": ("expo.cli.generate", "Let a model, local or behind an endpoint, answer questions; resumable."),
+    "search": ("expo.cli.search", "Choose alpha, or anything in a recipe, by evidence; no try is written to disk."),
     "eval": ("expo.cli.eval", "Accuracy, pass@k and paired differences of models on questions with answers."),
     "w2s": ("expo.cli.w2s", "Weak-to-strong reasoning: a whole pipeline, or its single steps on JSONL files."),
     "demo": ("expo.cli.demo", "Train two toy models, extrapolate, and see whether it helped (half a minute)."),
 }
+
+
+_GRACE = 2.0  # seconds
 
 
 class LazyGroup(click.Group):
@@ -81,31 +88,82 @@ def loading() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+@contextlib.contextmanager
+def one_voice() -> Iterator[None]:
+    """Of the processes that a launcher started only the first prints; what fails is said by the first that fails."""
+    here = place()
+    if here.size == 1:
+        yield
+        return
+    if not here.is_first and not SHARED.intersection(sys.argv[1:2]):
+        sys.exit(0)
+    signal.signal(signal.SIGTERM, _stopped)
+    if here.is_first:
+        yield
+        return
+    with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing), contextlib.redirect_stderr(nothing):
+        yield
+
+
+def may_speak() -> bool:
+    """Whether no other process of this run has said yet why it ends."""
+    if place().size == 1:
+        return True
+    from expo.stream.ranks import is_first_to_tell
+
+    if is_first_to_tell():
+        return True
+    time.sleep(_GRACE)  # the launcher ends all processes with the first that fails: let that one finish its sentence
+    return False
+
+
+def say(text: str) -> None:
+    """Print why the command ends; once, however many processes it has."""
+    if may_speak():
+        click.echo(text, err=True)
+
+
+def _stopped(*_: object) -> None:
+    """What the launcher does to the other processes when one has ended."""
+    if may_speak():
+        text = "error: one process of this run has ended, or the launcher was stopped. What is written stays: the same"
+        os.write(2, f"{text} command continues.\n".encode())
+    os._exit(1)
+
+
 def _leave(*_: object) -> None:
     os.write(2, b"interrupted\n")
     os._exit(130)
 
 
+# What several processes of a launcher do together; everything else the first does alone.
+SHARED = {"extrapolate", "merge", "train"}
+
+
 def main() -> None:
     """Run the command line; exit 2 for usage, 1 for an error that expo raises on purpose, 130 when interrupted."""
     try:
-        group(standalone_mode=False)
+        with one_voice():
+            group(standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         sys.exit(2)
     except click.ClickException as error:
-        error.show()
+        if may_speak():
+            error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
+        say("interrupted")
         sys.exit(130)
     except Interrupted as error:
-        click.echo(str(error), err=True)
+        say(str(error))
         sys.exit(130)
     except ExpoError as error:
         from expo.cli.tables import printable
 
-        click.echo(f"error: {printable(str(error))}", err=True)
+        if error.second_hand:
+            time.sleep(_GRACE)
+        say(f"error: {printable(str(error))}")
         sys.exit(1)
     except BrokenPipeError:
         sys.stderr.close()

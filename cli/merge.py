@@ -6,7 +6,18 @@ from typing import Any
 
 import click
 
-from expo.cli.options import DRY_RUN, OVERWRITE, PLUGIN, load_plugins, output, over_a_recipe, recipe_fields
+from expo.cli.hub_options import BRANCH, PR, PRIVATE, PUSH_TO
+from expo.cli.options import (
+    CONNECTIONS,
+    DRY_RUN,
+    OVERWRITE,
+    PLUGIN,
+    VERIFY_INPUTS,
+    load_plugins,
+    output,
+    over_a_recipe,
+    recipe_fields,
+)
 
 SET = click.option(
     "--set",
@@ -24,8 +35,14 @@ SET = click.option(
 @SET
 @PLUGIN
 @click.option("--keep-stages", is_flag=True, help="Keep what earlier stages made, in OUTPUT.stages.")
+@PUSH_TO
+@PRIVATE
+@BRANCH
+@PR
 @OVERWRITE
 @DRY_RUN
+@VERIFY_INPUTS
+@CONNECTIONS
 @over_a_recipe
 def merge(recipe: Path, out: Path | None, output: Path | None, sets: tuple[str, ...], **options) -> None:
     """Run the merge that RECIPE describes into OUTPUT, which is given by -o or second.
@@ -34,7 +51,7 @@ def merge(recipe: Path, out: Path | None, output: Path | None, sets: tuple[str, 
     stage. Relative paths in RECIPE count from the current directory. A killed run continues when the same command is
     repeated.
     """
-    if (out is None) == (output is None):
+    if (out and output) or not (out or output or options["push_to"]):
         raise click.UsageError("Give the output once: expo merge RECIPE -o OUTPUT, or expo merge RECIPE OUTPUT.")
     from expo.recipe import read_recipe
 
@@ -43,17 +60,23 @@ def merge(recipe: Path, out: Path | None, output: Path | None, sets: tuple[str, 
     _write(recipes, output or out, options)
 
 
-def _write(recipes, output: Path, options: dict[str, Any]) -> None:
+def _write(recipes, output: Path | None, options: dict[str, Any]) -> None:
     """Check everything, then run stage after stage; prints plans or summaries."""
-    from expo.cli.write import closing, stream, warn
+    from expo.cli.write import check_room, checked_target, closing, stream, warn
     from expo.planning.budget import check_memory, default_threads, summary, totals
     from expo.stages import Run
 
     threads = options["threads"] or default_threads()
-    run, as_json, quiet = Run(recipes, output, options["overwrite"]), options["as_json"], options["quiet"]
+    as_json, quiet, target = options["as_json"], options["quiet"], checked_target(options)
+    run = Run(recipes, output or target.place, options["overwrite"], passes=output is None)
+    if target and len(recipes.results) > 1:
+        names = ", ".join(stage.name for stage in recipes.results)
+        raise click.UsageError(f"The recipe has several results ({names}): run it without --push-to, then push each.")
     planned = run.check()
     for _, plan in planned:
         check_memory(plan, threads)
+    if target:
+        check_room(planned[-1][1], target)
     several = len(recipes.stages) > 1
     if not (as_json and options["dry_run"]) and not quiet:
         for note in recipes.notes:
@@ -71,7 +94,9 @@ def _write(recipes, output: Path, options: dict[str, Any]) -> None:
     def one(stage, plan, folder: Path, overwrite: bool):
         if not quiet:
             click.echo((f"{stage.name} -> {folder}\n" if several else "") + summary(plan, threads), err=True)
-        return stream(plan, folder, overwrite, options)
+        passes = output is None and stage in recipes.results
+        place = None if passes else folder
+        return stream(plan, place, overwrite, options, target if stage in recipes.results else None)
 
     reports = run.run(one, keep_stages=options["keep_stages"])
     if as_json:

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from expo.cli.hub_options import PUSHING
 from expo.recipe import CHOICES
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
@@ -25,8 +26,27 @@ PLUGIN = click.option(
     metavar="MODULE",
     help="Import a module, or a .py file, that registers methods. Repeatable. Recipes cannot ask for it.",
 )
-OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace OUTPUT, once the new one is complete.")
+OVERWRITE = click.option(
+    "--overwrite", is_flag=True, help="Replace OUTPUT, and what --push-to holds, once the new one is complete."
+)
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Print the plan and its budgets; write nothing.")
+
+
+STREAM = click.option(
+    "--stream", is_flag=True, help="Leave the weights of Hub ids on the Hub, and read them there by ranges."
+)
+CONNECTIONS = click.option(
+    "--connections",
+    type=click.IntRange(min=1, max=16),
+    default=8,
+    show_default=True,
+    help="With --stream: requests to the Hub in flight at a time.",
+)
+VERIFY_INPUTS = click.option(
+    "--verify-inputs",
+    is_flag=True,
+    help="With --stream: also read what the run does not need of each file, so that its hash is checked.",
+)
 
 
 def _form(donor: str, *, from_recipe: bool) -> list[Callable]:
@@ -92,13 +112,11 @@ def _form(donor: str, *, from_recipe: bool) -> list[Callable]:
     ]
 
 
-_RUN = [
-    MAX_HEADER,
-    click.option("--threads", type=click.IntRange(min=1), help="Workers. Default: one a core. Never changes a byte."),
-    click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 or auto."),
-    JSON,
-    QUIET,
-]
+_THREADS = click.option(
+    "--threads", type=click.IntRange(min=1), help="Workers. Default: one a core. Never changes a byte."
+)
+_DEVICE = click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 or auto.")
+_RUN = [STREAM, MAX_HEADER, _THREADS, _DEVICE, JSON, QUIET]
 
 
 def output(*, required: bool) -> Callable:
@@ -109,12 +127,29 @@ def output(*, required: bool) -> Callable:
 
 def writing(command: Callable) -> Callable:
     """The options of every command that writes a checkpoint of its own making."""
-    return _with([output(required=True), OVERWRITE, DRY_RUN, *_form("DPO", from_recipe=False), *_RUN], command)
+    return _with(
+        [
+            output(required=False),
+            *PUSHING,
+            OVERWRITE,
+            DRY_RUN,
+            VERIFY_INPUTS,
+            CONNECTIONS,
+            *_form("DPO", from_recipe=False),
+            *_RUN,
+        ],
+        command,
+    )
 
 
 def over_a_recipe(command: Callable) -> Callable:
     """The same options without defaults: what is given counts instead of what the recipe says."""
     return _with([*_form("the donor", from_recipe=True), *_RUN], command)
+
+
+def form_and_threads(command: Callable) -> Callable:
+    """How a result is written, as over a recipe, and how many workers; for a command with a device of its own."""
+    return _with([*_form("the donor", from_recipe=True), MAX_HEADER, _THREADS, JSON, QUIET], command)
 
 
 def recipe_fields(options: dict[str, Any]) -> dict[str, Any]:
@@ -133,6 +168,7 @@ def recipe_fields(options: dict[str, Any]) -> dict[str, Any]:
         "tower",
         "saturate",
         "allow_non_finite",
+        "stream",
     )
     found = {name: options[name] for name in names}
     found["shard_size"] = parse_size(options["shard_size"]) if options["shard_size"] else None

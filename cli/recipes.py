@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from expo.cli.options import JSON, QUIET
 from expo.cli.tables import show_table
 from expo.errors import RecipeError, nearest
 
@@ -48,6 +49,36 @@ def copy(name: str, output: Path | None) -> None:
     except OSError as error:
         raise RecipeError(f"{output} cannot be written: {error.strerror}.") from None
     click.echo(f"wrote {output}: edit it, then expo merge {output} -o OUT")
+
+
+@recipes.command()
+@click.argument("names", nargs=-1, metavar="[RECIPE]...")
+@click.option("--download", is_flag=True, help="Fetch whole files into the cache instead of reading ranges.")
+@click.option("--threads", type=click.IntRange(min=1), help="Workers. Default: one a core.")
+@JSON
+@QUIET
+def audit(names: tuple[str, ...], download: bool, threads: int | None, as_json: bool, quiet: bool) -> None:
+    """Compute shipped recipes again with their authors' arithmetic, and compare them with what they published.
+
+    RECIPE is a shipped recipe's name, or a YAML file whose header has a line `# published: ORG/NAME`. Default: every
+    shipped recipe with such a line. Reads the Hub by ranges, and writes nothing. Exit 1 if one cannot be compared.
+    """
+    from expo.cli.audit import audit_all
+
+    found = library()
+    texts = {name: _text(name) for name in names} or {name: found[name].read_text() for name in found}
+    audit_all(texts, every=not names, stream=not download, threads=threads, as_json=as_json, quiet=quiet)
+
+
+def _text(name: str) -> str:
+    """A recipe's file on this machine, or a shipped one of that name."""
+    path = Path(name)
+    if not (path.suffix in (".yaml", ".yml") and path.is_file()):
+        return shipped(name).read_text()
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} cannot be read: {error}.") from None
 
 
 def library() -> dict:

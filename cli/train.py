@@ -1,12 +1,9 @@
 """expo train sft | dpo | classify: the checkpoints that extrapolation takes."""
 
-import contextlib
 import dataclasses
 import json
-import os
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +11,7 @@ import click
 
 from expo.cli.options import JSON, QUIET
 from expo.cli.train_said import closing, plan
-from expo.errors import ExpoError
-from expo.train.errors import BadSetting, NonFiniteLoss, OutOfMemory
+from expo.train.errors import BadSetting
 from expo.train.settings import ClassifySettings, DpoSettings, LoraSettings, SftSettings, TrainSettings
 
 _HELP = {
@@ -153,8 +149,9 @@ def sft(**options: Any) -> None:
     """Teach completions: the loss is on their tokens only, weighted where a row has `weights`.
 
     Rows: prompt/completion, messages (the last one, by the assistant, is taught), content/output, or
-    instruction[/input]/output. `weights` has one entry a token of the completion, or one more for the end token; one
-    number weighs the whole row.
+    instruction[/input]/output. `weights` has one entry for each token of the completion, its end token included; left
+    out, that one gets the others' mean. One number weighs the whole row. The loss is the sum of weight times
+    cross-entropy over the sum of weights of a step.
     """
     _train("sft", SftSettings, options)
 
@@ -187,32 +184,16 @@ def _train(kind: str, settings_type: type[TrainSettings], options: dict[str, Any
     model, data, output = (options.pop(name) for name in ("model", "data", "output"))
     overwrite, restart, dry_run = (options.pop(name) for name in ("overwrite", "restart", "dry_run"))
     as_json, quiet = options.pop("as_json"), options.pop("quiet")
-    main = os.environ.get("RANK", "0") == "0"
-    with contextlib.nullcontext() if main else _silently():
-        settings = _settings(settings_type, options | {"resume": not restart})
-        from expo import train as trainers  # torch loads when one of them is taken
+    settings = _settings(settings_type, options | {"resume": not restart})
+    from expo import train as trainers  # torch loads when one of them is taken
 
-        run = getattr(trainers, f"train_{kind}")
-        with _Bar(quiet or dry_run or not main) as bar:
-            report = run(model, data, output, settings, overwrite=overwrite, dry_run=dry_run, progress=bar, warn=_warn)
-    if not main:
-        return
+    run = getattr(trainers, f"train_{kind}")
+    with _Bar(quiet or dry_run) as bar:
+        report = run(model, data, output, settings, overwrite=overwrite, dry_run=dry_run, progress=bar, warn=_warn)
     if as_json:
         click.echo(json.dumps(report.record()))
     elif not quiet:
         click.echo(plan(report) if dry_run else closing(report))
-
-
-@contextlib.contextmanager
-def _silently() -> Iterator[None]:
-    """The main process says what stops all of them; what stops this one alone is said here."""
-    try:
-        yield
-    except (NonFiniteLoss, OutOfMemory):
-        raise
-    except ExpoError:
-        time.sleep(_GRACE)  # torchrun ends all processes with the first that fails
-        sys.exit(1)
 
 
 def _settings(kind: type[TrainSettings], options: dict[str, Any]) -> TrainSettings:

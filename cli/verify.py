@@ -6,7 +6,9 @@ from pathlib import Path
 
 import click
 
-from expo.cli.options import JSON, MAX_HEADER, PLUGIN, QUIET, load_plugins
+from expo.cli.against import show_against
+from expo.cli.hub_options import AGAINST
+from expo.cli.options import JSON, MAX_HEADER, PLUGIN, QUIET, STREAM, load_plugins
 from expo.cli.tables import printable
 from expo.errors import VerifyError
 
@@ -46,24 +48,30 @@ def _places(ctx: click.Context, parameter: click.Parameter, texts: tuple[str, ..
     metavar="ROLE=PATH",
     help="Where a local input is now: sft=PATH, dpo=PATH. Repeatable. Inputs from the Hub are found again.",
 )
+@AGAINST
 @click.option("--allow-non-finite", is_flag=True, help="NaN and infinities are no problem where the hash agrees.")
 @PLUGIN
+@STREAM
 @MAX_HEADER
 @click.option("--threads", type=click.IntRange(min=1), help="Workers. Default: one a core.")
 @JSON
 @QUIET
-def verify(output: str, recompute: float | None, as_json: bool, quiet: bool, **options) -> None:
+def verify(output: str, recompute: float | None, against: str | None, as_json: bool, quiet: bool, **options) -> None:
     """Check OUTPUT: headers, index, sizes, side files, and the hash and finiteness of every tensor.
 
     What was recorded is in its manifest, expo.json. A checkpoint without one is checked for structure and
-    finiteness only. All problems are listed; exit 1 if there is any.
+    finiteness only. All problems are listed; exit 1 if there is any. What differs from PUBLISHED is shown, and is no
+    problem.
     """
     load_plugins(options.pop("plugins"))
     result = _verify(output, recompute, quiet, options)
+    found = _against(output, against, quiet, options) if against and not result.problems else None
     if as_json:
-        click.echo(json.dumps(result.record()))
+        click.echo(json.dumps({**result.record(), **({"against": found.record()} if found else {})}))
     elif not quiet:
         _show(result)
+        if found:
+            show_against(found)
     if result.problems:
         n = len(result.problems)
         lines = "\n".join("- " + printable(problem).replace("\n", "\n  ") for problem in result.problems)
@@ -84,6 +92,24 @@ def _verify(output: str, recompute: float | None, quiet: bool, options: dict):
             inputs=options["inputs"],
             threads=options["threads"],
             allow_non_finite=options["allow_non_finite"],
+            max_header=parse_size(options["max_header"]),
+            stream=options["stream"],
+            progress=progress,
+        )
+
+
+def _against(output: str, published: str, quiet: bool, options: dict):
+    """The output beside a published checkpoint."""
+    from expo.analysis.verify_against import verify_against
+    from expo.cli.progress import Progress
+    from expo.recipe.recipe import parse_size
+
+    names = ("inputs", "threads", "allow_non_finite", "stream")
+    with Progress(1, quiet=True) as progress:
+        return verify_against(
+            output,
+            published,
+            **{name: options[name] for name in names},
             max_header=parse_size(options["max_header"]),
             progress=progress,
         )

@@ -8,8 +8,12 @@ from typing import Any
 import click
 
 from expo.cli.options import JSON
+from expo.cli.w2s_ask import decompose, judge
+from expo.cli.w2s_ensemble import boost, ensemble, label
 from expo.cli.w2s_files import BESIDE, keep, output_file, output_folder, tell
 from expo.cli.w2s_run import named, reasoning
+from expo.cli.w2s_sets import corrupt, mix
+from expo.cli.w2s_supervision import supervision
 
 FILE = click.Path(path_type=Path)
 SHARE = click.FloatRange(0, 1)
@@ -43,7 +47,8 @@ def w2s() -> None:
     """Weak-to-strong learning: whole pipelines, and their steps on files of any origin."""
 
 
-w2s.add_command(reasoning)
+for _command in (reasoning, ensemble, boost, label, supervision, decompose, judge, corrupt, mix):
+    w2s.add_command(_command)
 
 
 @w2s.command(short_help="Keep the questions on which weak and strong model agree.")
@@ -147,7 +152,7 @@ def pairs(
 
 
 @w2s.command(short_help="Write the questions of a data set as the pipelines read them.")
-@click.argument("name", type=click.Choice(["gsm8k", "math", "olympicarena"]))
+@click.argument("name", type=click.Choice(["gsm8k", "math", "olympicarena", "easy-math"]))
 @click.option(
     "--raw", type=FILE, help="Folder with the authors' train_1, train_2 and test (.jsonl), instead of the Hub."
 )
@@ -156,16 +161,18 @@ def pairs(
 @DRY_RUN
 @JSON
 def data(name, raw, output, overwrite, dry_run, as_json) -> None:
-    """Write train_1, train_2 and test (.jsonl: id, prompt, completion, gold) of NAME into the folder OUTPUT."""
-    from expo.weak_to_strong.questions import DATA_SETS
+    """Write train_1, train_2 and test (.jsonl: id, prompt, completion, gold) of NAME into the folder OUTPUT.
 
-    if raw and name == "olympicarena":
-        raise click.UsageError(
-            "olympicarena is read from the Hub only: its raw files are not in the authors' repository."
-        )
+    easy-math is the first stage of `expo w2s supervision released`: train alone.
+    """
+    from expo.weak_to_strong.questions import DATA_SETS
+    from expo.weak_to_strong.supervision.easy import easy_math
+
+    if raw and name in ("olympicarena", "easy-math"):
+        raise click.UsageError(f"{name} is read from the Hub only: its raw files are not in the authors' repository.")
     inputs = [raw, *raw.glob("*.jsonl")] if raw else []  # its files may be links into OUTPUT
     with output_folder(output, overwrite, dry_run, inputs) as folder:
-        report = DATA_SETS[name](folder, raw=raw)
+        report = (DATA_SETS | {"easy-math": easy_math})[name](folder, raw=raw)
         keep(report, folder / "report.json")
     tell(report, as_json)
 

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from expo.errors import OutputError
 from expo.rows import check_inputs
 
 BESIDE = ".report.json"  # appended to the name of the file that a report is about
-_NAMES = ("weak", "icl", "hybrid", "train_1", "train_2", "test", "report")
+_NAMES = ("weak", "icl", "hybrid", "train", "train_1", "train_2", "test", "report")
 _OURS = {f"{name}{suffix}" for name in _NAMES for suffix in (".json", ".jsonl")}
 
 
@@ -36,8 +36,14 @@ def output_file(output: Path, overwrite: bool, dry_run: bool, inputs: Sequence[P
 
 
 @contextlib.contextmanager
-def output_folder(output: Path, overwrite: bool, dry_run: bool, inputs: Sequence[Path | None]) -> Iterator[Path]:
-    """A folder to fill, which becomes OUTPUT once everything in it is written."""
+def output_folder(
+    output: Path,
+    overwrite: bool,
+    dry_run: bool,
+    inputs: Sequence[Path | None],
+    ours: Callable[[str], object] = _OURS.__contains__,
+) -> Iterator[Path]:
+    """A folder to fill, which becomes OUTPUT once everything in it is written. ours: whether a file may be replaced."""
     check_inputs(output, inputs)
     if dry_run:
         with _scratch(output, dry_run) as place:
@@ -46,7 +52,7 @@ def output_folder(output: Path, overwrite: bool, dry_run: bool, inputs: Sequence
     _check_output(output, overwrite)
     if output.exists() and not output.is_dir():
         raise OutputError(f"{output} is a file, and a folder is to be written. Choose another output.")
-    strangers = [path.name for path in output.iterdir() if path.name not in _OURS] if output.exists() else []
+    strangers = [path.name for path in output.iterdir() if not ours(path.name)] if output.exists() else []
     if strangers:
         raise OutputError(
             f"{output} holds {strangers[0]!r}, which is no file of this command, and is not replaced. "

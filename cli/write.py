@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from expo.cli.hub_options import target_of, told
 from expo.recipe import Recipe
 
 
@@ -17,10 +18,16 @@ def write(recipe: Recipe, options: dict[str, Any]) -> None:
     from expo.planning.identity import check_output
 
     quiet, as_json = options["quiet"], options["as_json"]
+    target = checked_target(options)
+    if options["output"] is None and target is None:
+        raise click.UsageError("Name the output: -o OUTPUT, or --push-to ORG/NAME.")
     planned = plan(recipe)
     threads = options["threads"] or default_threads()
-    check_output(planned, FolderSink(options["output"], overwrite=options["overwrite"]))
+    if options["output"] is not None:  # else the run itself checks what little it needs
+        check_output(planned, FolderSink(options["output"], overwrite=options["overwrite"]))
     check_memory(planned, threads)
+    if target:
+        check_room(planned, target)
     if options["dry_run"]:
         if as_json:
             click.echo(json.dumps({"plan": totals(planned, threads), "warnings": planned.warnings}))
@@ -30,15 +37,32 @@ def write(recipe: Recipe, options: dict[str, Any]) -> None:
         return
     if not quiet:
         click.echo(summary(planned, threads), err=True)
-    report = stream(planned, options["output"], options["overwrite"], options)
+    report = stream(planned, options["output"], options["overwrite"], options, target)
     if as_json:
         click.echo(json.dumps(report.record()))
     elif not quiet:
         click.echo(closing(report))
 
 
-def stream(planned, output, overwrite: bool, options: dict[str, Any]):
-    """Run a plan into a folder with a progress bar; returns the report."""
+def checked_target(options: dict[str, Any]):
+    """The target of --push-to, where access to it has been checked; None without one."""
+    target = target_of(options)
+    if target:
+        target.check()
+    return target
+
+
+def check_room(planned, target) -> None:
+    """Refuse a target that holds something else than the plan's result."""
+    from expo.planning.identity import may_be_result
+
+    said = target.read_small("expo.json") if target.held.own and not target.replaces else None
+    if said is None or not may_be_result(planned, said):
+        target.check_room()
+
+
+def stream(planned, output, overwrite: bool, options: dict[str, Any], target=None):
+    """Run a plan into a folder, and onto the Hub, with a progress bar; returns the report."""
     from expo.cli.main import loading
     from expo.cli.progress import Progress
 
@@ -55,7 +79,10 @@ def stream(planned, output, overwrite: bool, options: dict[str, Any]):
             threads=options["threads"],
             device=options["device"],
             progress=progress,
+            verify_inputs=options["verify_inputs"],
+            connections=options["connections"],
             warn=warn,
+            target=target,
         )
 
 
@@ -66,7 +93,7 @@ def closing(report) -> str:
     record = report.record()
     lines = [
         f"wrote {report.output}: {report.tensors} tensors, {size(report.n_bytes_written)} "
-        f"in {report.seconds:.2f} s + {report.fsync_seconds:.2f} s to the disk"
+        f"in {report.seconds:.2f} s + {report.fsync_seconds:.2f} s {'to the Hub' if report.passed else 'to the disk'}"
         + (f", {record['gb_per_second']:.2f} GB/s read and written" if record["gb_per_second"] else "")
         + f", peak memory {report.peak_rss / 2**20:.0f} MiB"
     ]
@@ -76,6 +103,8 @@ def closing(report) -> str:
         lines.append(
             f"effective alpha {report.effective_alpha:g} of {report.alpha:g} asked, cosine {report.fidelity.cosine:.4f}"
         )
+    if report.published:
+        lines.append(told(report.published))
     lines.append(f"next: expo verify {shlex.quote(report.output)}")
     return "\n".join(lines)
 

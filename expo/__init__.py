@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from expo.errors import ExpoError, OutputError, PlanError, RecipeError
     from expo.methods import method
     from expo.planning import plan
+    from expo.publish import push
     from expo.recipe import Recipe, extrapolation, read_recipe
     from expo.stages import merge
     from expo.stream import load_model, run
@@ -33,6 +34,7 @@ _HOMES = {
     "method": "expo.methods",
     "open_checkpoint": "expo.checkpoint",
     "plan": "expo.planning",
+    "push": "expo.publish",
     "read_recipe": "expo.recipe",
     "run": "expo.stream",
 }
@@ -51,6 +53,7 @@ __all__ = [
     "method",
     "open_checkpoint",
     "plan",
+    "push",
     "read_recipe",
     "run",
 ]

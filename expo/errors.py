@@ -7,6 +7,16 @@ from collections.abc import Iterable, Sequence
 class ExpoError(Exception):
     """The root of all errors that expo raises on purpose; its text is complete for a person."""
 
+    second_hand = False  # True where another process of the run knows better what has failed
+
+
+def again(kind: str, text: str) -> ExpoError:
+    """An error that another process raised: the same class of this module, the same words."""
+    found = globals().get(kind, ExpoError)
+    error = found.__new__(found)
+    Exception.__init__(error, text)
+    return error
+
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """A clause that offers the nearest known word, or nothing."""
@@ -118,6 +128,10 @@ class HubRevisionNotFound(HubError):
 
 class HubNotCached(HubError):
     """Offline, and the cache does not hold the whole checkpoint."""
+
+
+class HubBadAnswer(HubError):
+    """What answered did not send the bytes that were asked for."""
 
 
 class HubUnreachable(HubError):
@@ -397,8 +411,67 @@ class DiskFull(OutputError):
     """The file system refused more bytes; what is written stays, and the same command continues."""
 
 
+class PushError(OutputError):
+    """A result cannot be published on the Hub."""
+
+
+class NoToken(PushError):
+    """There is no token to push with, or the Hub knows it not."""
+
+
+class NoWriteAccess(PushError):
+    """The token does not let its owner write to the target."""
+
+
+class TargetMissing(PushError):
+    """The target, or its branch, is not there and cannot be made."""
+
+
+class TargetHolds(PushError):
+    """The target exists and holds something else."""
+
+
+class TargetMoved(PushError):
+    """Someone else committed to the target during the push."""
+
+
+class PushLost(PushError):
+    """The connection to the Hub was lost; what arrived stays, and the same command continues."""
+
+
+class PushOffline(PushLost):
+    """No connection to the Hub opens."""
+
+
+class NotTheHub(PushError):
+    """What answers at the endpoint does not speak as the Hub does."""
+
+
 class Interrupted(ExpoError):
     """A run was stopped by the user; what is written stays."""
+
+
+class RankError(ExpoError):
+    """Processes that a launcher started for one run do not fit together."""
+
+
+class RankGone(RankError):
+    """Another process of this run has ended; it, or the launcher, says why."""
+
+    second_hand = True
+
+    def __init__(self) -> None:
+        super().__init__("a process of this run has ended. What is written stays: the same command continues.")
+
+
+class NoRendezvous(RankError):
+    """Several copies of a command were started, and they cannot find each other."""
+
+    def __init__(self, what: str):
+        super().__init__(
+            f"{what}: the copies would get in each other's way.\n"
+            "Start them with torchrun --nproc-per-node N -m expo ... (on several nodes: srun torchrun --nnodes M ...)."
+        )
 
 
 class VerifyError(ExpoError):

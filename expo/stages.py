@@ -67,6 +67,7 @@ class Run:
     recipes: Recipes
     output: Path
     overwrite: bool = False
+    passes: bool = False  # the one result goes to the Hub alone; OUT is where its journal and the stages lie
 
     def __post_init__(self) -> None:
         if not self.output.name:
@@ -106,7 +107,7 @@ class Run:
         planned = list(self.plans())
         results, done = self.recipes.results, self._done()
         for stage, stage_plan in planned:
-            if stage in results and done.get(stage.name) != fingerprint(stage_plan):
+            if stage in results and not self.passes and done.get(stage.name) != fingerprint(stage_plan):
                 check_output(stage_plan, FolderSink(self.folder(stage), overwrite=self.overwrite))
         if len(planned) > 1:
             self._check_room(planned)
@@ -114,20 +115,26 @@ class Run:
 
     def run(self, run: Runner, *, keep_stages: bool = False) -> dict[str, Any]:
         """Run what is not done yet; the reports, by name, of the results that were not done."""
+        from expo.stream.ranks import world  # loads torch
+
+        first = world().first  # of several processes one decides and notes
         results, reports = self.recipes.results, {}
         made: dict[str, Checkpoint] = {}
         for stage in self.recipes.stages:
             planned, folder = self._plan(stage, made), self.folder(stage)
             key = fingerprint(planned)
-            if self._done().get(stage.name) != key or not folder.is_dir():
+            if first(self._is_missing, stage, key, folder):
                 report = run(stage, planned, folder, self.overwrite or stage not in results)
-                self._note_done(stage.name, key)
+                first(self._note_done, stage.name, key)
                 if stage in results:
                     reports[stage.name] = report
             if stage not in results:
                 made[stage.name] = open_checkpoint(str(folder), max_header=stage.recipe.max_header)
-        self._tidy(keep_stages)
+        first(self._tidy, keep_stages)
         return reports
+
+    def _is_missing(self, stage: Stage, key: str, folder: Path) -> bool:
+        return self._done().get(stage.name) != key or not folder.is_dir()
 
     def _tidy(self, keep_stages: bool) -> None:
         """Remove what lies between; with keep_stages only the note that the results are done."""
@@ -173,6 +180,8 @@ class Run:
     def _check_room(self, planned: list[tuple[Stage, Plan]]) -> None:
         done, needed = self._done(), 0
         for stage, stage_plan in planned:
+            if self.passes and stage in self.recipes.results:
+                continue
             if done.get(stage.name) != fingerprint(stage_plan):
                 needed += stage_plan.n_bytes_written
         there = next(parent for parent in self.between.absolute().parents if parent.exists())
@@ -211,7 +220,7 @@ class Run:
 def _opened(stage: Stage, model: str, text: str) -> Checkpoint:
     """A model of a stage; an error says where the recipe names it."""
     try:
-        return open_checkpoint(text, max_header=stage.recipe.max_header)
+        return open_checkpoint(text, max_header=stage.recipe.max_header, stream=stage.recipe.stream)
     except ExpoError as error:
         if place := stage.place(("models", model)):
             error.args = (f"{place}: {error}",)

@@ -5,6 +5,7 @@ import time
 import pytest
 from engine import command, tree
 from pico import pico_pair
+from standin_hub.fixtures import read_from, standin  # noqa: F401  (fixtures)
 
 from expo.checkpoint import Shards
 

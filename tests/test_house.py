@@ -18,6 +18,7 @@ PACKAGE = ROOT / "expo"
 STAIRS = {
     "version": 0,
     "errors": 0,
+    "launcher": 1,
     "dtypes": 0,
     "rows": 1,
     "checkpoint": 1,
@@ -28,12 +29,14 @@ STAIRS = {
     "planning": 4,
     "stream": 5,
     "stages": 6,
+    "publish": 6,
     "analysis": 6,
     "lora": 7,
     "toy": 7,
     "train": 7,
     "generate": 7,
     "evaluate": 8,
+    "search": 9,
     "weak_to_strong": 9,
     "cli": 10,
 }

@@ -72,3 +72,17 @@ def test_the_real_model_is_extrapolated_verified_recomputed_and_still_speaks(smo
     assert "Paris" in answer(out)
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
         assert (out / name).read_bytes() == (smollm / name).read_bytes()
+
+
+def test_two_equal_experts_answer_greedily_as_the_real_model_alone(smollm, tmp_path):
+    listed = [{"model": str(smollm), "weight": weight} for weight in (1.0, 0.7)]
+    (tmp_path / "experts.json").write_text(json.dumps({"kind": "generation", "experts": listed}))
+    asked = ["What is the capital of France?", "Count to five.", "Name a colour.", "Why is the sky blue?"]
+    rows = [{"id": n, "messages": [{"role": "user", "content": text}]} for n, text in enumerate(asked)]
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for option, who in (("--model", smollm), ("--ensemble", tmp_path / "experts.json")):
+        out = tmp_path / f"{option}.jsonl"
+        how = ["--data", str(tmp_path / "questions.jsonl"), "-o", str(out), "--max-tokens", "48"]
+        expo_command("generate", option, str(who), *how)
+    assert (tmp_path / "--model.jsonl").read_bytes() == (tmp_path / "--ensemble.jsonl").read_bytes()
+    assert "Paris" in (tmp_path / "--model.jsonl").read_text()

@@ -37,6 +37,7 @@ class Recompute:
         given: Mapping[str, str],
         allow_non_finite: bool,
         max_header: int,
+        stream: bool = False,
     ):
         """Find the inputs and plan again.
 
@@ -53,7 +54,8 @@ class Recompute:
         except (TypeError, ValueError, AttributeError):
             raise VerifyError(f"{NAME} holds a recipe that this version of expo does not read.") from None
         recipe = replace(recipe, allow_non_finite=allow_non_finite, max_header=max_header)
-        inputs = {role: open_checkpoint(models[role], max_header=max_header) for role in manifest["inputs"]}
+        options = {"max_header": max_header, "stream": stream}
+        inputs = {role: open_checkpoint(models[role], **options) for role in manifest["inputs"]}
         _check_inputs(inputs, manifest["inputs"])
         self.out = out
         self.plan = plan(recipe, inputs)

@@ -56,6 +56,7 @@ def verify(
     threads: int | None = None,
     allow_non_finite: bool = False,
     max_header: int = DEFAULT_MAX_HEADER,
+    stream: bool = False,
     progress: Progress | None = None,
 ) -> Verification:
     """Check headers, index, sizes, side files and every tensor's hash and finiteness; problems are collected.
@@ -64,11 +65,12 @@ def verify(
     finiteness are checked. recompute: the share of segments, up to 1.0, to derive again from the inputs; at least
     one. inputs: where local inputs are now, by role, alias (sft, dpo, A, B) or recorded label.
     allow_non_finite: NaN and infinities are no problem where the hash says that they were written.
+    stream: read the weights of Hub ids there, by ranges.
     Raises SourceError where there is no checkpoint at all, VerifyError where inputs for recompute are not given.
     """
     result = Verification(str(output))
     threads = threads or default_threads()
-    source, manifest = _find(output, result, max_header)
+    source, manifest = _find(output, result, max_header, stream)
     checkpoint = _structure(source, manifest, result, max_header)
     if manifest:
         _check_side_files(source, manifest, result)
@@ -78,13 +80,16 @@ def verify(
         from expo.analysis.recompute import Recompute
 
         # Before the long reading, for it may lack an input.
-        again = Recompute(checkpoint, manifest, inputs or {}, allow_non_finite, max_header)
+        again = Recompute(checkpoint, manifest, inputs or {}, allow_non_finite, max_header, stream)
     began = time.perf_counter()
     found = Content(checkpoint).read(threads, progress)
     result.seconds = time.perf_counter() - began
     result.n_tensors, result.n_files = len(checkpoint.tensors), len(checkpoint.files)
     result.n_bytes = checkpoint.n_bytes
     _check_tensors(found, manifest, allow_non_finite, result)
+    for file in checkpoint.files.values():
+        if file.remote and not file.remote.is_sound:
+            result.problems.append(f"{file.name}: its bytes have another hash than the Hub states.")
     if again:
         result.problems += again.compare(recompute, threads, progress)
         result.segments, result.segments_recomputed = again.segments, again.segments_recomputed
@@ -92,11 +97,13 @@ def verify(
     return result
 
 
-def _find(output: str | Path, result: Verification, max_header: int) -> tuple[Source, dict[str, Any] | None]:
+def _find(
+    output: str | Path, result: Verification, max_header: int, stream: bool
+) -> tuple[Source, dict[str, Any] | None]:
     """Where the checkpoint is, and its manifest if there is one that can be read."""
     trouble, source = None, None
     try:
-        source = resolve(output, max_header=max_header)
+        source = resolve(output, max_header=max_header, stream=stream)
     except AdapterNotModel:
         source = resolve_adapter(str(output))
     except ExpoError as error:
@@ -109,9 +116,6 @@ def _find(output: str | Path, result: Verification, max_header: int) -> tuple[So
             manifest = _checked(read_manifest(folder), folder)
         except ExpoError as error:
             result.problems.append(str(error))
-    elif source and source.repo_id:
-        fetch = f"hf download {source.repo_id}"
-        result.notes.append(f"hashes not checked: {NAME} was not fetched (`{fetch}`, then verify its folder)")
     else:
         result.notes.append(f"no manifest ({NAME}): hashes not checked")
     if trouble and manifest is None:
@@ -196,6 +200,12 @@ def _header_hash(file: WeightFile) -> str | None:
     """xxh3-128 of the header with the 8 bytes of its length, as the manifest has it; None for another format."""
     if not file.name.endswith(".safetensors"):
         return None
+    if file.remote:
+        start = bytearray(8)
+        file.remote.read_into(memoryview(start), 0)
+        header = bytearray(int.from_bytes(start, "little"))
+        file.remote.read_into(memoryview(header), 8)
+        return xxhash.xxh3_128_hexdigest(start + header)
     with open(file.path, "rb") as stored:
         length = stored.read(8)
         return xxhash.xxh3_128_hexdigest(length + stored.read(int.from_bytes(length, "little")))

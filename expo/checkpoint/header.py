@@ -6,6 +6,7 @@ the rest    the tensors, back to back: no gap, no overlap, nothing after the las
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import xxhash
@@ -46,21 +47,33 @@ def read_header(path: Path, name: str, *, max_header: int = DEFAULT_MAX_HEADER) 
     with os.fdopen(open_regular(path), "rb") as file:
         stat = os.fstat(file.fileno())
         try:
-            length = _length(path, file.read(8), stat.st_size, max_header)
-            raw = file.read(length)
+            raw = raw_header(path, file.read, stat.st_size, max_header)
         except OSError as error:
             raise UnreadableFile(f"{path}: cannot be read: {error.strerror}.") from error
+    metadata, entries = parse_header(path, name, raw, stat.st_size)
+    digest = xxhash.xxh3_128_hexdigest(raw)
+    return WeightFile(name, path, stat.st_size, stat.st_mtime_ns, digest, metadata), entries
+
+
+def raw_header(path: Path, read: Callable[[int], bytes], n_file: int, max_header: int) -> bytes:
+    """The header's JSON, behind its length. read(n): the next n bytes of the file, which has n_file."""
+    length = _length(path, read(8), n_file, max_header)
+    raw = read(length)
     if len(raw) < length:
         raise TruncatedHeader(path, f"the header should end at byte {8 + length}, the file at byte {8 + len(raw)}.")
+    return raw
+
+
+def parse_header(path: Path, name: str, raw: bytes, n_file: int) -> tuple[dict[str, str], list[TensorSpec]]:
+    """What a header's JSON says of a file of n_file bytes: its metadata, and its tensors in order."""
     if not raw.startswith(b"{"):
         raise MalformedJson(path, "not a safetensors file: byte 8, where the header starts, is not '{'.")
     table = parse_object(raw, path, what="header", integers_only=True)
     metadata = _metadata(path, table.pop("__metadata__", {}))
-    entries = [_entry(path, name, key, value, 8 + length) for key, value in table.items()]
+    entries = [_entry(path, name, key, value, 8 + len(raw)) for key, value in table.items()]
     entries.sort(key=lambda spec: (spec.offset, spec.n_bytes))  # stable: empty tensors keep the header's order
-    _check_layout(path, entries, 8 + length, stat.st_size)
-    digest = xxhash.xxh3_128_hexdigest(raw)
-    return WeightFile(name, path, stat.st_size, stat.st_mtime_ns, digest, metadata), entries
+    _check_layout(path, entries, 8 + len(raw), n_file)
+    return metadata, entries
 
 
 def _length(path: Path, prefix: bytes, n_file: int, max_header: int) -> int:

@@ -1,31 +1,30 @@
-"""Fetch a repository's model into huggingface_hub's cache, pinned to one commit; tokens stay inside that library."""
+"""A repository's model, pinned to one commit: in huggingface_hub's cache, or its weights left where they are."""
 
 import glob
-import os
 import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from expo.checkpoint.adapters import CONFIG, SIDE_FILES, WEIGHTS, adapter_in_folder, choose_adapter
 from expo.checkpoint.contents import WEIGHT_SUFFIXES, choose_weights, is_side_file
+from expo.checkpoint.hub_errors import patiently, translated
 from expo.checkpoint.pipelines import list_of, listed_folders, weights_in
+from expo.checkpoint.remote import RemoteFile
 from expo.checkpoint.source import from_folder
 from expo.checkpoint.spec import Source
 from expo.checkpoint.weight_map import read_weight_map
 from expo.errors import (
     AmbiguousWeights,
-    HubAccessDenied,
     HubError,
     HubNotCached,
-    HubRepositoryNotFound,
-    HubRevisionNotFound,
     HubUnreachable,
     MissingShard,
     NotACheckpoint,
@@ -35,25 +34,48 @@ from expo.errors import (
 
 PATIENCE_S = 1.3  # to open a connection; an unreachable Hub is reported within 2 s
 ANSWER_S = 15.0  # to answer over an open connection
+TIMEOUT = (PATIENCE_S, ANSWER_S, ANSWER_S, ANSWER_S)  # connect, read, write, pool
 
 
-def fetch(text: str, repo_id: str, revision: str | None, *, max_header: int) -> Source:
+def fetch(text: str, repo_id: str, revision: str | None, *, max_header: int, stream: bool = False) -> Source:
     """The source of a Hub repository: only its chosen weights and side files are downloaded.
 
+    stream: safetensors files that the cache does not hold yet stay on the Hub.
     Without a connection the cached snapshot serves, if it is whole. Raises a HubError.
     """
     try:
-        commit, names = _listing(repo_id, revision)
+        commit, names = _listing(repo_id, revision, details=stream)
     except HubUnreachable as error:
         return _from_cache(text, repo_id, revision, error, max_header)
-    wanted = {*filter(is_side_file, names), *({"README.md"} & set(names))}  # the card names its base model
+    wanted = {*filter(is_side_file, names), *({"README.md", "expo.json"} & set(names))}  # what it was made from
     for first in _firsts(names, text, repo_id, commit):
         wanted |= {first, *_shards_of(first, names, repo_id, commit, max_header)}
+    remote = _left_there(repo_id, commit, {name: names[name] for name in wanted}) if stream else {}
+    wanted -= set(remote)
     # Asked for by its name, the revision is also noted in the cache, where it is found again without a connection.
     folder = _download(repo_id, revision or "main", wanted)
     if folder.name != commit:  # the branch moved on meanwhile
         folder = _download(repo_id, commit, wanted)
-    return from_folder(text, folder, repo_id=repo_id, revision=commit, max_header=max_header)
+    found = from_folder(text, folder, repo_id=repo_id, revision=commit, max_header=max_header, remote=remote)
+    pickled = any(name.endswith(".bin") for name in found.weights)
+    note = f"{repo_id}: a .bin cannot be read by ranges; it was downloaded whole."
+    return replace(found, notes=(note,)) if stream and pickled else found
+
+
+def _left_there(repo_id: str, commit: str, wanted: Mapping[str, Any]) -> dict[str, RemoteFile]:
+    """The files that stay on the Hub: in safetensors, and not in the cache. wanted: name -> what the Hub lists."""
+    from huggingface_hub import try_to_load_from_cache
+
+    there = {}
+    for name, listed in sorted(wanted.items()):
+        if name.endswith(".safetensors") and not isinstance(
+            try_to_load_from_cache(repo_id, name, revision=commit), str
+        ):
+            if listed.size is None:
+                raise HubError(f"{repo_id}@{commit}: the Hub states no size of {name}.", "Leave out --stream.")
+            etag = listed.lfs.sha256 if listed.lfs else listed.blob_id
+            there[name] = RemoteFile(repo_id, commit, name, listed.size, etag)
+    return there
 
 
 def _firsts(names: list[str], text: str, repo_id: str, commit: str) -> list[str]:
@@ -110,7 +132,7 @@ def _adapter_from_cache(text: str, repo_id: str, revision: str | None, cause: Hu
     for weights in WEIGHTS:
         wanted = [weights, CONFIG]
         with suppress(LocalEntryNotFoundError, NotAnAdapter, UnreadableFile):
-            with _translated(repo_id, revision, LocalEntryNotFoundError):
+            with translated(repo_id, revision, LocalEntryNotFoundError):
                 found = snapshot_download(repo_id, revision=revision, local_files_only=True, allow_patterns=wanted)
             return adapter_in_folder(text, Path(found), repo_id=repo_id, revision=Path(found).name)
     problem = f"{cause}\nThe cache does not hold the adapter {text}."
@@ -118,8 +140,8 @@ def _adapter_from_cache(text: str, repo_id: str, revision: str | None, cause: Hu
     raise (HubNotCached if "HF_HUB_OFFLINE" in str(cause) else HubUnreachable)(problem, remedy)
 
 
-def _listing(repo_id: str, revision: str | None) -> tuple[str, list[str]]:
-    """The commit's 40 hex digits and the names of its files."""
+def _listing(repo_id: str, revision: str | None, *, details: bool = False) -> tuple[str, dict[str, Any]]:
+    """The commit's 40 hex digits, and its files by name. details: with their sizes and hashes."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
@@ -127,22 +149,19 @@ def _listing(repo_id: str, revision: str | None) -> tuple[str, list[str]]:
     _probe(constants.ENDPOINT)
     from huggingface_hub import HfApi
 
-    with _translated(repo_id, revision):
-        # connect, read, write, pool
-        timeout = (PATIENCE_S, ANSWER_S, ANSWER_S, ANSWER_S)
-        found = HfApi().model_info(repo_id, revision=revision, timeout=timeout)
+    asked = {"revision": revision, "files_metadata": details, "timeout": TIMEOUT}
+    found = patiently(lambda: HfApi().model_info(repo_id, **asked), repo_id, revision)
     if not re.fullmatch(r"[0-9a-f]{40}", found.sha or ""):
         raise HubError(f"{repo_id}: the Hub named no commit for {revision or 'main'}.")
-    return found.sha, [file.rfilename for file in found.siblings or []]
+    return found.sha, {file.rfilename: file for file in found.siblings or []}
 
 
 def _download(repo_id: str, revision: str, names: set[str]) -> Path:
     """The snapshot's folder in the cache, with at least these files."""
     from huggingface_hub import snapshot_download
 
-    patterns = sorted(glob.escape(name) for name in names)
-    with _translated(repo_id, revision):
-        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=patterns))
+    asked = {"revision": revision, "allow_patterns": sorted(glob.escape(name) for name in names)}
+    return Path(patiently(lambda: snapshot_download(repo_id, **asked), repo_id, revision))
 
 
 def _from_cache(text: str, repo_id: str, revision: str | None, cause: HubUnreachable, max_header: int) -> Source:
@@ -152,10 +171,12 @@ def _from_cache(text: str, repo_id: str, revision: str | None, cause: HubUnreach
 
     ignored = [f"*{suffix}" for suffix in WEIGHT_SUFFIXES] + [".*", "*/.*", "README.md", "checkpoint-*/*"]
     try:
-        with _translated(repo_id, revision, LocalEntryNotFoundError):
+        with translated(repo_id, revision, LocalEntryNotFoundError):
             folder = Path(snapshot_download(repo_id, revision=revision, local_files_only=True, ignore_patterns=ignored))
         source = from_folder(text, folder, repo_id=repo_id, revision=folder.name, max_header=max_header)
-        absent = [name for name in source.weights if not (folder / name).exists()]
+        absent = [
+            name for part in (source, *source.folders) for name in part.weights if not (part.folder / name).exists()
+        ]
     except (LocalEntryNotFoundError, NotACheckpoint, UnreadableFile):
         absent = ["files"]
     if absent:
@@ -188,44 +209,3 @@ def _probe(endpoint: str) -> None:
     if attempt.is_alive() or failure:
         reason = (failure and failure[0].strerror) or "no answer"
         raise HubUnreachable(f"{address.hostname}: the Hub cannot be reached ({reason}).")
-
-
-@contextmanager
-def _translated(repo_id: str, revision: str | None, *passed: type[Exception]) -> Iterator[None]:
-    """Turn huggingface_hub's errors into one class each; their texts may hold headers and are not repeated."""
-    try:
-        yield
-    except passed:
-        raise
-    except Exception as error:
-        _raise_as_ours(error, repo_id, revision)
-
-
-def _raise_as_ours(error: Exception, repo_id: str, revision: str | None) -> NoReturn:
-    from huggingface_hub import errors
-
-    page = f"https://huggingface.co/{repo_id}"
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if isinstance(error, errors.RevisionNotFoundError):
-        raise HubRevisionNotFound(
-            f"{repo_id}: no branch, tag or commit {revision!r}.", f"See {page}/tree/main for those there are."
-        ) from None
-    if isinstance(error, errors.GatedRepoError) or status == 403:
-        raise HubAccessDenied(
-            f"{repo_id}: this account has no access.", f"Ask for it at {page}, then run `hf auth login`."
-        ) from None
-    if isinstance(error, errors.RepositoryNotFoundError) or status in (401, 404):
-        raise HubRepositoryNotFound(
-            f"{repo_id}: no such model on the Hub, or a private one.",
-            "Check the spelling; for a private one run `hf auth login`, for a folder write ./ before its name.",
-        ) from None
-    if isinstance(error, errors.HFValidationError):
-        raise HubRepositoryNotFound(f"{repo_id}: not a valid Hub id.", "A Hub id is org/name.") from None
-    if status == 429:
-        raise HubError(f"{repo_id}: the Hub limits the rate of requests.", "Wait some minutes, and log in.") from None
-    if status is not None and status < 500:
-        raise HubError(f"{repo_id}: the Hub answered with status {status}.", "Try again later.") from None
-    if isinstance(error, OSError) and error.errno is not None and status is None:
-        raise HubError(f"{repo_id}: download stopped: {os.strerror(error.errno)}.", "Run it again to go on.") from None
-    reason = f"status {status}" if status else type(error).__name__
-    raise HubUnreachable(f"{repo_id}: the Hub cannot be reached ({reason}).", "Check the connection.") from None

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from expo.checkpoint.files import DEFAULT_MAX_HEADER, check_inside, read_small
 from expo.checkpoint.header import read_header
+from expo.checkpoint.remote_header import read_heads, read_remote_header
 from expo.checkpoint.source import resolve
 from expo.checkpoint.spec import Checkpoint, Source, TensorSpec, WeightFile
 from expo.checkpoint.strict_json import parse_object, shown
@@ -15,21 +16,25 @@ from expo.errors import MissingShard, MissingTensor, NotACheckpoint, RepeatedTen
 
 
 def open_checkpoint(
-    source: str | Path | Source, *, max_header: int = DEFAULT_MAX_HEADER, stored: bool = False
+    source: str | Path | Source,
+    *,
+    max_header: int = DEFAULT_MAX_HEADER,
+    stream: bool = False,
+    stored: bool = False,
 ) -> Checkpoint:
     """Every tensor that a checkpoint stores, shard by shard in the order of file names, by offset inside a shard.
 
     source: a folder, a weight file, an index, or a Hub id `org/name[@revision]`; or BASE+ADAPTER+..., whose adapted
-    tensors are views, as are float8 tensors with scales. max_header: in bytes. stored: True gives float8 tensors and
-    their scales as they lie in the files.
+    tensors are views, as are float8 tensors with scales. max_header: in bytes. stream: leave the weights of a Hub id
+    there, and read them by ranges. stored: True gives float8 tensors and their scales as they lie in the files.
     Raises a SourceError, HeaderError or IndexMismatch; no tensor is ever left out.
     """
     if not isinstance(source, Source):
-        source = resolve(source, max_header=max_header)
+        source = resolve(source, max_header=max_header, stream=stream)
     files, tensors = _read_all(source, max_header)
     for part in source.folders:
         _add_folder(files, tensors, part.folder.name + "/", *_read_all(part, max_header))
-    checkpoint = Checkpoint(source, files, tensors, read_config(source))
+    checkpoint = Checkpoint(source, files, tensors, read_config(source), warnings=source.notes)
     if not stored:
         checkpoint = dequantised(checkpoint)
     return with_adapters(checkpoint, max_header=max_header) if source.adapters else checkpoint
@@ -40,6 +45,8 @@ def _read_all(source: Source, max_header: int) -> tuple[dict[str, WeightFile], d
     listed = read_weight_map(source.folder / source.index, max_header=max_header) if source.index else None
     if listed is not None:
         _check_shards_exist(source, listed)
+    if source.remote:
+        read_heads(source.remote.values())
     files: dict[str, WeightFile] = {}
     tensors: dict[str, TensorSpec] = {}
     for name in source.weights:
@@ -70,6 +77,8 @@ def read_config(source: Source) -> dict:
 
 
 def _read_table(source: Source, name: str, max_header: int) -> tuple[WeightFile, list[TensorSpec]]:
+    if name in source.remote:
+        return read_remote_header(source.remote[name], name, max_header=max_header)
     if source.index:
         check_inside(source.folder, name)
     if name.endswith(".bin"):
@@ -80,7 +89,8 @@ def _read_table(source: Source, name: str, max_header: int) -> tuple[WeightFile,
 
 
 def _check_shards_exist(source: Source, listed: dict[str, str]) -> None:
-    absent = [name for name in source.weights if not (source.folder / name).exists()]
+    here = [name for name in source.weights if name not in source.remote]
+    absent = [name for name in here if not (source.folder / name).exists()]
     if absent:
         lost = next(tensor for tensor, file in listed.items() if file == absent[0])
         raise MissingShard(

@@ -5,6 +5,7 @@ import threading
 from typing import Self
 
 from expo.checkpoint.files import open_regular
+from expo.checkpoint.read_ahead import READ_AHEAD, Track
 from expo.checkpoint.spec import Checkpoint, TensorSpec, WeightFile
 from expo.checkpoint.views.nested import touched
 from expo.errors import ChangedFile, TruncatedShard, UnreadableFile
@@ -60,12 +61,41 @@ class Shard:
         os.close(self.fd)
 
 
+class RemoteShard:
+    """One weight file on the Hub, the same that its header was read from."""
+
+    def __init__(self, file: WeightFile, track: Track | None):
+        """track: of the checkpoint's files, read ahead; None: each read is a request of its own."""
+        self.file, self.track = file, track
+
+    def read_into(self, out: memoryview, spec: TensorSpec, start: int = 0) -> None:
+        """Fill `out` with bytes [start, start + len(out)) of one tensor. Raises a HubError, or ChangedFile."""
+        out = memoryview(out).cast("B")
+        assert start >= 0 and start + len(out) <= spec.n_bytes, f"{spec.name}: bytes beyond the tensor"
+        if self.track is None:
+            self.file.remote.read_into(out, spec.offset + start)
+        else:
+            READ_AHEAD.read_into(self.track, self.file.remote, out, spec.offset + start)
+
+    def advise(self, spec: TensorSpec, start: int, n_bytes: int) -> None:
+        """Nothing: what follows is on its way already."""
+
+    def check_unchanged(self) -> None:
+        """Nothing: each answer was compared with what was listed."""
+
+    def close(self) -> None:
+        """The track is the checkpoint's, and closed with it."""
+
+
 class Shards:
     """The open weight files of one checkpoint: each opened once, at its first read."""
 
-    def __init__(self, checkpoint: Checkpoint):
+    def __init__(self, checkpoint: Checkpoint, *, scattered: bool = False):
+        """scattered: a few reads here and there, so that nothing is read ahead from the Hub."""
+        self.scattered = scattered
         self.files = {**checkpoint.files, **checkpoint.extra_files}
-        self._open: dict[str, Shard] = {}
+        self.track: Track | None = None  # of the files that stay on the Hub
+        self._open: dict[str, Shard | RemoteShard] = {}
         self._lock = threading.Lock()
         self._local = threading.local()  # what views hold for each thread
 
@@ -96,6 +126,14 @@ class Shards:
         with self._lock:
             while self._open:
                 self._open.popitem()[1].close()
+            if self.track:
+                READ_AHEAD.close(self.track)
+                self.track = None
+
+    def give_up(self) -> None:
+        """End the waiting of all threads for bytes from the Hub; what they read fails."""
+        if self.track:
+            READ_AHEAD.give_up(self.track)
 
     def __enter__(self) -> Self:
         return self
@@ -104,14 +142,26 @@ class Shards:
         try:
             if kind is None:
                 self.check_unchanged()
+            else:
+                self.give_up()
         finally:
             self.close()
+        for file in self.files.values() if kind is None else ():
+            if file.remote:
+                file.remote.refuse_unsound()  # once all that came has passed its hash
 
-    def _shard(self, name: str) -> Shard:
+    def _shard(self, name: str) -> Shard | RemoteShard:
         shard = self._open.get(name)
         if shard is None:
             with self._lock:
                 if name not in self._open:
-                    self._open[name] = Shard(self.files[name])
+                    self._open[name] = self._opened(self.files[name])
                 shard = self._open[name]
         return shard
+
+    def _opened(self, file: WeightFile) -> Shard | RemoteShard:
+        if file.remote is None:
+            return Shard(file)
+        if self.track is None and not self.scattered:
+            self.track = READ_AHEAD.open([file.remote for file in self.files.values() if file.remote])
+        return RemoteShard(file, self.track)

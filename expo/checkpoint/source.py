@@ -2,13 +2,16 @@
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 from expo.checkpoint.adapters import resolve_adapter, split_adapters
 from expo.checkpoint.contents import TRAINER_FOLDER, check_whole, choose_weights, is_side_file
 from expo.checkpoint.files import DEFAULT_MAX_HEADER, check_inside
 from expo.checkpoint.pipelines import list_of, listed_folders, weights_in
+from expo.checkpoint.remote import RemoteFile
 from expo.checkpoint.spec import Source
 from expo.checkpoint.views.unquantised import named_base
 from expo.checkpoint.weight_map import read_weight_map
@@ -17,21 +20,22 @@ from expo.errors import AdapterNotModel, MissingSource, NotACheckpoint, Unreadab
 HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(.+))?")
 
 
-def resolve(text: str | Path, *, max_header: int = DEFAULT_MAX_HEADER) -> Source:
+def resolve(text: str | Path, *, max_header: int = DEFAULT_MAX_HEADER, stream: bool = False) -> Source:
     """Where a checkpoint is: a local path that exists, else a Hub id `org/name[@revision]`; adapters behind a +.
 
-    A Hub id downloads what the model needs into huggingface_hub's cache, and is pinned to one commit.
+    A Hub id downloads what the model needs into huggingface_hub's cache, and is pinned to one commit. stream: weights
+    in safetensors stay on the Hub, and are read there.
     BASE+ADAPTER+... names adapters of the base, each a folder or a Hub id; a path that exists with its + is a path.
     Raises a SourceError that says what was looked for and what to do.
     """
     if isinstance(text, str) and len(parts := split_adapters(text)) > 1:
-        source = _resolve_model(parts[0], max_header)
+        source = _resolve_model(parts[0], max_header, stream)
         adapters = tuple(resolve_adapter(part) for part in parts[1:])
         return replace(source, text=text, adapters=adapters)
-    return _resolve_model(text, max_header)
+    return _resolve_model(text, max_header, stream)
 
 
-def _resolve_model(text: str | Path, max_header: int) -> Source:
+def _resolve_model(text: str | Path, max_header: int, stream: bool) -> Source:
     spelled = str(text)
     path = Path(spelled).expanduser() if spelled.strip() else None
     if path is not None and os.path.isdir(path):
@@ -43,45 +47,63 @@ def _resolve_model(text: str | Path, max_header: int) -> Source:
         raise _missing(spelled, path)
     from expo.checkpoint.hub import fetch  # loads huggingface_hub
 
-    return fetch(spelled, hub[1], hub[2], max_header=max_header)
+    return fetch(spelled, hub[1], hub[2], max_header=max_header, stream=stream)
 
 
 def from_folder(
-    text: str, folder: Path, *, repo_id: str | None = None, revision: str | None = None, max_header: int
+    text: str,
+    folder: Path,
+    *,
+    repo_id: str | None = None,
+    revision: str | None = None,
+    max_header: int,
+    remote: Mapping[str, RemoteFile] = MappingProxyType({}),
 ) -> Source:
-    """The source in a folder on this machine, which may be a repository's snapshot."""
+    """The source in a folder on this machine, which may be a repository's snapshot.
+
+    remote: weight files that belong to it and stay on the Hub.
+    """
     folder = folder.absolute()
-    top = _files_at(folder)
+    top = {*_files_at(folder), *remote}
     listed = list_of(top)
+    first = _first(top, text, folder, repo_id, may_lack=listed is not None)  # before a walk, perhaps of a whole disk
+    names = list_files(folder)
+    sides = tuple(name for name in names if is_side_file(name))
+    _check_files(folder, tuple(name for name in (first, *sides) if name and name not in remote))
+    weights, index = _shards(folder, first, max_header) if first else ((), None)
+    folders = _folders(folder, listed, sorted({*names, *remote}), max_header, remote) if listed else ()
+    if not first and not folders:
+        raise NotACheckpoint(f"{text}: none of the folders that {listed} lists holds weights.")
+    own = {name: remote[name] for name in weights if name in remote}
+    return Source(text, folder, weights, index, sides, repo_id, revision, folders=folders, remote=own)
+
+
+def _first(names: set[str], text: str, folder: Path, repo_id: str | None, *, may_lack: bool) -> str | None:
+    """The weight file or index in a model's own folder. may_lack: None where it has none, for its sub-folders may."""
     try:
-        first = choose_weights(top, text)  # before a walk, which may be a whole disk's
+        return choose_weights(names, text)
     except NotACheckpoint:
-        if listed is None:
+        if not may_lack:
             raise
-        first = None
+        return None
     except UnsupportedFormat as error:
         if base := named_base(Source(text, folder, (), None, (), repo_id), {}):
             raise UnsupportedFormat(str(error).partition("\n")[0], f"Use its unquantised base: {base}") from None
         raise
-    names = list_files(folder)
-    sides = tuple(name for name in names if is_side_file(name))
-    _check_files(folder, (*filter(None, [first]), *sides))
-    weights, index = _shards(folder, first, max_header) if first else ((), None)
-    folders = _folders(folder, listed, names, max_header) if listed else ()
-    if not first and not folders:
-        raise NotACheckpoint(f"{text}: none of the folders that {listed} lists holds weights.")
-    return Source(text, folder, weights, index, sides, repo_id, revision, folders=folders)
 
 
-def _folders(folder: Path, listed: str, names: list[str], max_header: int) -> tuple[Source, ...]:
+def _folders(
+    folder: Path, listed: str, names: list[str], max_header: int, remote: Mapping[str, RemoteFile]
+) -> tuple[Source, ...]:
     """The sub-folders of a model that hold weights."""
     found = []
     for name in listed_folders(folder / listed):
         if first := weights_in(name, names, str(folder)):
             inside = folder / name
-            _check_files(inside, (first,))
+            _check_files(inside, () if f"{name}/{first}" in remote else (first,))
             weights, index = _shards(inside, first, max_header)
-            found.append(Source(str(inside), inside, weights, index, ("config.json",)))
+            own = {file: remote[f"{name}/{file}"] for file in weights if f"{name}/{file}" in remote}
+            found.append(Source(str(inside), inside, weights, index, ("config.json",), remote=own))
     return tuple(found)
 
 

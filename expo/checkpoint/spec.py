@@ -1,7 +1,7 @@
 """What a header says: where each tensor lies and what it is. Plain records; no tensor data, no torch."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from expo.dtypes import DType
 
 if TYPE_CHECKING:
+    from expo.checkpoint.remote import RemoteFile
     from expo.checkpoint.views.quantised import Quantised
 
 
@@ -70,11 +71,12 @@ class WeightFile:
     """One file of tensors, and what identifies its content without reading it whole."""
 
     name: str  # path inside the checkpoint
-    path: Path  # where it can be opened
+    path: Path  # where it can be opened; of a file that stays on the Hub: what errors call it
     n_bytes: int
-    mtime_ns: int
+    mtime_ns: int  # 0 on the Hub, where the commit is pinned
     header_hash: str  # xxh3-128 of the header's bytes (of the table of tensors for a .bin)
     metadata: dict[str, str] = field(default_factory=dict)  # the header's __metadata__
+    remote: "RemoteFile | None" = field(default=None, compare=False)  # where it is read, if it stays on the Hub
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,8 @@ class Source:
     repo_id: str | None = None
     revision: str | None = None  # 40 hex digits, for a repository
     adapters: "tuple[Source, ...]" = ()  # applied to it, in this order
+    remote: "Mapping[str, RemoteFile]" = field(default_factory=dict)  # the weight files that stay on the Hub
+    notes: tuple[str, ...] = ()  # what there is to say about how it is read
     folders: "tuple[Source, ...]" = ()  # sub-folders with weights of their own, of a model that is made of several
 
     @property

@@ -6,6 +6,7 @@
     graded = grade(answers, references, extract=..., equivalence="string")     # rows of two JSONL files, matched by id
     evaluate(data, models=[...], answers=[...])                                # all of it, as one record
     accuracy(graded); difference(before, after); pass_at_k(n, c, k); wilson(successes, n); paired(before, after)
+    teacher_forced(model, rows)                                # of .teacher_forced: each token of given answers judged
 
 The published extraction repeats Weak-to-Strong Reasoning's (arXiv 2407.13647) code to the letter, defects included;
 the default mends them.

@@ -13,6 +13,7 @@ from expo.evaluate.equivalence import SECONDS, judge
 from expo.evaluate.extract import extractor
 from expo.evaluate.grade import Graded, Reference, grade, read_references
 from expo.evaluate.summary import difference, summary
+from expo.generate.experts import names_experts, read_experts
 from expo.generate.run import generate
 from expo.generate.sampling import Sampling
 from expo.rows import replace_file, write_rows
@@ -76,10 +77,15 @@ def check(
 ) -> list[Reference]:
     """The references, once everything that can be wrong before a model is asked has been looked at."""
     if not models and not answers:
-        raise NothingToEvaluate("nothing to evaluate: name a model (--model M) or a file of answers (--answers FILE).")
+        raise NothingToEvaluate(
+            "nothing to evaluate: name a model (--model M, --ensemble EXPERTS.JSON) or a file "
+            "of answers (--answers FILE)."
+        )
     twice = {str(text) for text in (*models, *answers) if [*map(str, models), *map(str, answers)].count(str(text)) > 1}
     if twice:
         raise NothingToEvaluate(f"{', '.join(sorted(twice))}: named twice; a model cannot be compared with itself.")
+    for path in filter(names_experts, models):
+        read_experts(path)
     extractor(extraction)
     judge(equivalence, seconds=seconds)
     return read_references(data, gold_field=gold_field)

@@ -42,16 +42,22 @@ def batches(tasks: Sequence[Task], batch_tokens: int, *, padded: bool = True) ->
     return found
 
 
-def default_batch_tokens(model: Any) -> int:
-    """Tokens that the device's free memory holds in a cache, or a figure that suits a CPU."""
+def default_batch_tokens(models: Sequence[Any]) -> int:
+    """Tokens that each device's free memory holds in its models' caches, or a figure that suits a CPU."""
     import torch
 
-    device = next(model.parameters()).device
-    if device.type != "cuda":
-        return _ON_CPU
+    n_bytes: dict[Any, int] = {}
+    for model in models:
+        device = next(model.parameters()).device
+        if device.type == "cuda":
+            n_bytes[device] = n_bytes.get(device, 0) + _bytes_of_one_token(model)
+    room = [torch.cuda.mem_get_info(device)[0] * _SHARE / taken for device, taken in n_bytes.items()]
+    return max(_ON_CPU, int(min(room))) if room else _ON_CPU
+
+
+def _bytes_of_one_token(model: Any) -> int:
+    """Keys and values of all layers."""
     config = model.config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    n_bytes = 2 * config.num_hidden_layers * heads * width * model.dtype.itemsize  # keys and values of one token
-    free, _ = torch.cuda.mem_get_info(device)
-    return max(_ON_CPU, int(free * _SHARE / n_bytes))
+    return 2 * config.num_hidden_layers * heads * width * model.dtype.itemsize

@@ -118,6 +118,9 @@ def _request(
         body["stop"] = list(sampling.stop)
     if sampling.top_k:
         body["top_k"] = sampling.top_k  # not OpenAI's, but vLLM's and others'
+    for name in ("presence_penalty", "frequency_penalty"):
+        if value := getattr(sampling, name):
+            body[name] = value
     if question.messages:
         return "chat/completions", {**body, "messages": chat_messages(question, demos)}
     return "completions", {**body, "prompt": plain_text(question, demos)}

@@ -35,6 +35,17 @@ class LocalModel:
         return self._load().eval()
 
     @property
+    def models(self) -> list[Any]:
+        """The only one; an ensemble has several (expo.generate.members)."""
+        return [self.model]
+
+    def join(self, *, logs: bool) -> Callable:
+        """What makes one distribution of the models' logits."""
+        from expo.generate.decode import alone
+
+        return alone
+
+    @property
     def context(self) -> int | None:
         """Tokens that fit into the model's window, None where its config does not say."""
         found = getattr(self.config.get_text_config(), "max_position_embeddings", None)
@@ -45,6 +56,9 @@ class LocalModel:
         """The tokens that end an answer."""
         named = [getattr(self.model.generation_config, "eos_token_id", None), self.tokenizer.eos_token_id]
         return {token for one in named if one is not None for token in (one if isinstance(one, list) else [one])}
+
+    def check_chat(self) -> None:
+        """Nothing to compare; members of an ensemble must agree on their template."""
 
     def encode(self, question: Question, demos: Sequence[Demo]) -> list[int]:
         """The tokens of a question's whole prompt."""
@@ -87,12 +101,12 @@ def load_local(
     code = {"trust_remote_code": trust_remote_code}
 
     def load() -> Any:
-        loaded = _tried(label, transformers.AutoModelForCausalLM.from_pretrained, folder, dtype=dtype, **code)
+        loaded = tried(label, transformers.AutoModelForCausalLM.from_pretrained, folder, dtype=dtype, **code)
         return _with_adapters(loaded, source).to(device)
 
-    tokenizer = _tried(label, transformers.AutoTokenizer.from_pretrained, folder, **code)
-    config = _tried(label, transformers.AutoConfig.from_pretrained, folder, **code)
-    prints = " ".join(_fingerprint(part.folder) for part in (source, *source.adapters))
+    tokenizer = tried(label, transformers.AutoTokenizer.from_pretrained, folder, **code)
+    config = tried(label, transformers.AutoConfig.from_pretrained, folder, **code)
+    prints = " ".join(fingerprint_of(part.folder) for part in (source, *source.adapters))
     return LocalModel(tokenizer, load, config, label, f"{prints} {dtype}")
 
 
@@ -118,7 +132,7 @@ def _with_adapters(model: Any, source: Source) -> Any:
             f"{source.label}: adapters need peft, which is not installed.\nTo install it: pip install 'expo[train]'"
         ) from error
     for adapter in source.adapters:
-        model = _tried(adapter.label, partial(PeftModel.from_pretrained, model), adapter.folder).merge_and_unload()
+        model = tried(adapter.label, partial(PeftModel.from_pretrained, model), adapter.folder).merge_and_unload()
     return model
 
 
@@ -138,14 +152,14 @@ def _device(name: str) -> str:
     return name
 
 
-def _tried(label: str, load: Callable, folder: Path, **options: Any) -> Any:
+def tried(label: str, load: Callable, folder: Path, **options: Any) -> Any:
     try:
         return load(folder, **options)
     except (OSError, ValueError, TypeError, KeyError, ImportError, RuntimeError) as error:
         raise ModelError(f"transformers cannot load {label}: {error}") from error
 
 
-def _fingerprint(folder: Path) -> str:
+def fingerprint_of(folder: Path) -> str:
     """A hash of what is cheap to read and differs between models: side files whole, weights in three places."""
     digest = xxhash.xxh3_128()
     for path in sorted(path for path in folder.iterdir() if path.is_file()):

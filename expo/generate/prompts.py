@@ -151,14 +151,17 @@ def rendered(question: Question, demos: Sequence[Demo], tokenizer: Any) -> tuple
     return text, False
 
 
-def check_chat(questions: Sequence[Question], tokenizer: Any, label: str) -> None:
-    """Raises NoChatTemplate where messages meet a tokenizer without a template."""
+def check_chat(questions: Sequence[Question], local: Any) -> None:
+    """Raises NoChatTemplate where messages meet a LocalModel (or several) without a template."""
     chatting = next((q for q in questions if q.messages), None)
-    if chatting is not None and not tokenizer.chat_template:
+    if chatting is None:
+        return
+    if not local.tokenizer.chat_template:
         raise NoChatTemplate(
-            f"{label} has no chat template, and {chatting.where} is to be asked as a chat.\n"
+            f"{local.label} has no chat template, and {chatting.where} is to be asked as a chat.\n"
             "Use a chat model, or ask for plain completions: rows with `prompt` or `question`, and no --chat."
         )
+    local.check_chat()
 
 
 def _question(row: Row, key: Any, template: str, chat: bool | None) -> Question:

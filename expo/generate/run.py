@@ -12,6 +12,7 @@ import xxhash
 
 from expo.errors import BadSetting
 from expo.generate.answers import Answer, AnswerFile, settings_path
+from expo.generate.experts import names_experts
 from expo.generate.prompts import TEMPLATE, Demo, Question, check_chat, read_demos, read_questions
 from expo.generate.sampling import Sampling, check_long_prompts
 from expo.rows import check_inputs, replace_file
@@ -79,7 +80,8 @@ def generate(
 ) -> Report:
     """Answer every question `sampling.samples` times; one row for each answer in `output`. Returns a Report.
 
-    model, questions, rows: see the package. demos: rows of questions with responses, shown before each question.
+    model, questions, rows: see the package; an experts.json, or what `load_members` returned, answers as an ensemble.
+    demos: rows of questions with responses, shown before each question.
     endpoint: URL of an OpenAI-compatible server, on which `model` is a name. chat: see read_questions.
     long_prompts: error | skip (answered with nothing) | cut (the prompt's beginning goes).
     batch_tokens: prompt and answer tokens in the cache at a time. It changes no draw. In float32 it changes no answer
@@ -90,7 +92,7 @@ def generate(
     progress is called with answers there, answers wanted, and tokens written since the last call.
     Raises RowsError, OtherSettings, PromptTooLong, NoChatTemplate, ModelError, EndpointError, OutputError.
     """
-    check_output(output, form, [questions, demos])
+    check_output(output, form, [questions, demos, model if names_experts(model) else None])
     prepared = prepare(
         model, questions, sampling=sampling, demos=demos, endpoint=endpoint, chat=chat, template=template,
         long_prompts=long_prompts, device=device, dtype=dtype, trust_remote_code=trust_remote_code, form=form,
@@ -153,6 +155,10 @@ def prepare(
         raise BadSetting("samples", sampling.samples, ["1 with --format alpaca_eval"])
     if endpoint and long_prompts == "cut":
         raise BadSetting("long_prompts", "cut", ["error", "skip (with an endpoint, whose tokens are not known here)"])
+    if endpoint and sampling.min_tokens:
+        raise BadSetting("min_tokens", sampling.min_tokens, ["0 with an endpoint, whose protocol has no such number"])
+    if endpoint and names_experts(model):
+        raise BadSetting("model", str(model), ["a server's name of a model; experts answer locally, without endpoint"])
     asked = read_questions(questions, template=template, chat=chat)
     chats = {bool(question.messages) for question in asked}
     shown = read_demos(demos, template=template, chat=chat if len(chats) > 1 else chats == {True})
@@ -163,11 +169,12 @@ def prepare(
         answerer: Any = Endpoint(endpoint, str(model))
         known = {"model": str(model), "served": True}
     else:
-        from expo.generate.local import load_local  # torch loads here
+        from expo.generate.members import load_answerer  # torch loads here
 
-        answerer = load_local(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
-        check_chat(asked, answerer.tokenizer, answerer.label)
+        answerer = load_answerer(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+        check_chat(asked, answerer)
         known = {"model": answerer.label, "fingerprint": answerer.fingerprint}
+        known |= {"weights": answerer.weights} if hasattr(answerer, "weights") else {}
     settings = {"made_by": "expo generate", **known, **sampling.record()}
     settings |= {"demos": _hash([[demo.question.shown(), demo.response] for demo in shown]) if shown else None}
     settings |= {"long_prompts": long_prompts}

@@ -2,13 +2,23 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
 from expo.errors import ExpoError
 from expo.generate.answers import Answer
 from expo.generate.batches import Task, batches, default_batch_tokens
-from expo.generate.local import LocalModel
+from expo.generate.memory import OutOfMemory, free_memory, is_out_of_memory
 from expo.generate.prompts import Demo, Question
 from expo.generate.sampling import Sampling
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from expo.generate.decode import Member
+    from expo.generate.local import LocalModel
+    from expo.generate.members import Members
+
+    Local = LocalModel | Members
 
 _WINDOW_MARGIN = 16  # tokens that are decoded again beside those that a stop text may span
 _SHOWN = 5
@@ -21,7 +31,7 @@ class PromptTooLong(ExpoError):
 
 def tasks_of(
     missing: Sequence[tuple[Question, int]],
-    local: LocalModel,
+    local: "Local",
     demos: Sequence[Demo],
     sampling: Sampling,
     long_prompts: str,
@@ -65,7 +75,7 @@ def _refuse(over: dict, context: int, n_questions: int, label: str) -> None:
 
 
 def write_answers(
-    local: LocalModel, tasks: Sequence[Task], sampling: Sampling, batch_tokens: int | None
+    local: "Local", tasks: Sequence[Task], sampling: Sampling, batch_tokens: int | None
 ) -> Iterator[tuple[Task, Answer]]:
     """Every task with its answer, as soon as it is finished."""
     from expo.generate.decode import Member
@@ -73,53 +83,71 @@ def write_answers(
 
     if not tasks:
         return
-    member = Member(local.model)
-    room = batch_tokens or default_batch_tokens(local.model)
-    small = member.device.type == "cpu" and local.model.num_parameters() < _SMALL
+    members = [Member(model) for model in local.models]
+    room = batch_tokens or default_batch_tokens(local.models)
+    small = all(one.device.type == "cpu" and one.model.num_parameters() < _SMALL for one in members)
     with one_thread() if small else nullcontext():
-        for batch in batches(tasks, room, padded=member.by_row):
-            yield from _batch(local, member, batch, sampling)
+        for batch in batches(tasks, room, padded=all(member.by_row for member in members)):
+            yield from _batch(local, members, batch, sampling)
 
 
-def _batch(local: LocalModel, member, batch: list[Task], sampling: Sampling) -> Iterator[tuple[Task, Answer]]:
-    """One batch; where the device's memory does not hold it, what is left of it in halves."""
-    import torch
-
+def _batch(
+    local: "Local", members: "list[Member]", batch: list[Task], sampling: Sampling, tried: tuple[int, ...] = ()
+) -> Iterator[tuple[Task, Answer]]:
+    """One batch; where the device's memory does not hold it, what is left of it in halves. tried: batches before it."""
     left = dict(enumerate(batch))
+    tried = (*tried, len(batch))
     try:
-        for row, answer in _rows(local, member, batch, sampling):
+        for row, answer in _rows(local, members, batch, sampling):
             yield left.pop(row), answer
-    except torch.OutOfMemoryError:
-        if len(left) == 1 and len(batch) == 1:
-            raise ExpoError(
-                "the device's memory does not hold one prompt and its answer.\n"
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        if len(batch) == 1:
+            raise OutOfMemory(
+                f"the device's memory does not hold one prompt of {len(batch[0].tokens):,} tokens and an answer of at "
+                f"most {batch[0].limit:,}.\nTried, answers at a time: {', '.join(map(str, tried))}.\n"
                 "Use a larger device, a shorter --max-tokens, or --device cpu."
             ) from None
     if left:
-        member.cache = None
-        torch.cuda.empty_cache()
+        for member in members:
+            member.cache = None
+        free_memory()
         rest = list(left.values())
         middle = -(-len(rest) // 2)
         for part in filter(None, (rest[:middle], rest[middle:])):
-            yield from _batch(local, member, part, sampling)
+            yield from _batch(local, members, part, sampling, tried)
 
 
-def _rows(local: LocalModel, member, batch: list[Task], sampling: Sampling) -> Iterator[tuple[int, Answer]]:
+def _rows(
+    local: "Local", members: "list[Member]", batch: list[Task], sampling: Sampling
+) -> Iterator[tuple[int, Answer]]:
     from expo.generate.decode import decode
     from expo.generate.noise import draw_key
+    from expo.generate.penalties import Penalties
     from expo.generate.pick import pick
 
     keys = [draw_key(sampling.seed, task.question.id, task.sample) for task in batch]
-    finish = _finish(local, batch, sampling)
+    finish, ends = _finish(local, batch, sampling), sorted(local.ends)
+    penalties = Penalties(sampling, len(batch)) if sampling.penalised else None
 
-    def choose(logits, rows: list[int], step: int):
-        return pick(logits, sampling, [keys[row] for row in rows], [step] * len(rows))
+    def choose(logits: "Tensor", rows: list[int], step: int) -> "Tensor":
+        if penalties is not None:
+            logits = penalties.applied(logits, rows)
+        if step < sampling.min_tokens:
+            logits[:, ends] = float("-inf")
+        tokens = pick(logits, sampling, [keys[row] for row in rows], [step] * len(rows))
+        if penalties is not None:
+            penalties.add(rows, tokens)
+        return tokens
 
-    for row, tokens, why in decode([member], [[task.tokens for task in batch]], pick=choose, finish=finish):
+    prompts = [[task.tokens for task in batch]] * len(members)
+    join = local.join(logs=sampling.penalised or not sampling.greedy)
+    for row, tokens, why in decode(members, prompts, pick=choose, finish=finish, join=join):
         yield row, _answer(local, batch[row], tokens, why, sampling.stop)
 
 
-def _finish(local: LocalModel, batch: list[Task], sampling: Sampling) -> Callable[[int, list[int]], str | None]:
+def _finish(local: "Local", batch: list[Task], sampling: Sampling) -> Callable[[int, list[int]], str | None]:
     # A token stands for one byte at least, so a stop text spans no more tokens than it has bytes.
     window = max((len(text.encode()) for text in sampling.stop), default=0) + _WINDOW_MARGIN
     ends = local.ends
@@ -139,7 +167,7 @@ def _finish(local: LocalModel, batch: list[Task], sampling: Sampling) -> Callabl
     return finish
 
 
-def _answer(local: LocalModel, task: Task, tokens: list[int], why: str, stop: Sequence[str]) -> Answer:
+def _answer(local: "Local", task: Task, tokens: list[int], why: str, stop: Sequence[str]) -> Answer:
     text = local.text(task.tokens, tokens[:-1] if tokens[-1] in local.ends else tokens)
     return Answer(cut_at_stop(text, stop), len(tokens), why)
 

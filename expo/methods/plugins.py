@@ -24,7 +24,7 @@ def load_plugin(name: str) -> tuple[str, ...]:
     """
     if name in _loaded:
         return ()
-    added = _register(name, lambda: _imported(name))
+    added = _register(name, lambda: imported(name))
     if not added:
         raise PluginError(f"plugin {name} registers no method. Decorate a function in it with @expo.method(...).")
     _loaded.add(name)
@@ -63,7 +63,8 @@ def _register(name: str, load) -> tuple[str, ...]:
     return tuple(other for other in METHODS if other not in before)
 
 
-def _imported(name: str) -> ModuleType:
+def imported(name: str) -> ModuleType:
+    """A module by its name, found from the current directory too, or the .py file of that path."""
     if name.endswith(".py") or "/" in name:
         return _from_file(name, Path(name))
     here = str(Path.cwd())

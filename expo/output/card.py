@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
@@ -17,6 +17,24 @@ CITATIONS = {
 }
 
 
+# The identifiers that the Hub takes; a card with another is refused.
+LICENSES = {
+    name
+    for line in (
+        "apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0",
+        "bigcode-openrail-m afl-3.0 artistic-2.0 bsl-1.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear c-uda cc",
+        "cc0-1.0 cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0",
+        "cc-by-nc-4.0 cc-by-nd-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0",
+        "cdla-sharing-1.0 cdla-permissive-1.0 cdla-permissive-2.0 wtfpl ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1",
+        "eupl-1.2 agpl-3.0 gfdl gpl gpl-2.0 gpl-3.0 lgpl lgpl-2.1 lgpl-3.0 isc h-research intel-research lppl-1.3c",
+        "ms-pl apple-ascl apple-amlr mpl-2.0 odc-by odbl openmdw-1.0 openrail++ osl-3.0 postgresql ofl-1.1 ncsa",
+        "unlicense zlib pddl lgpl-lr deepfloyd-if-license fair-noncommercial-research-license llama2 llama3 llama3.1",
+        "llama3.2 llama3.3 llama4 grok2-community gemma unknown other",
+    )
+    for name in line.split()
+}
+
+
 @dataclass(frozen=True)
 class CardInput:
     """One input as the card names it."""
@@ -25,6 +43,12 @@ class CardInput:
     label: str
     repo_id: str | None
     stage: str | None = None  # the earlier stage that made it
+    license: Mapping[str, str] = field(default_factory=dict)  # license, license_name, license_link of its own card
+
+    @property
+    def revision(self) -> str | None:
+        """The commit of a repository."""
+        return self.label.removeprefix(f"{self.repo_id}@") if self.repo_id and "@" in self.label else None
 
 
 def card(
@@ -35,8 +59,9 @@ def card(
     inputs: Sequence[CardInput],
     effective: Mapping[str, Any],
     stages: Mapping[str, Any] | None = None,
+    search: Mapping[str, Any] | None = None,
 ) -> str:
-    """The whole README.md. stages: {"recipe", "inputs"} of the earlier stages, by name."""
+    """The whole README.md. stages: {"recipe", "inputs"} of the earlier stages, by name. search: {"summary", ...}."""
     return "\n".join(
         [
             "---",
@@ -47,12 +72,14 @@ def card(
             "",
             f"Made with expo {__version__}.",
             "",
-            "| role | model |",
-            "|---|---|",
-            *(f"| {source.role} | {_origin(source)} |" for source in inputs),
+            "| role | model | revision |",
+            "|---|---|---|",
+            *(_row(source.role, source) for source in inputs),
             "",
+            *_licenses(inputs),
             *_figures(recipe, effective),
             "",
+            *([search["summary"], ""] if search else []),
             "The recipe, and the hash of every tensor, are in `expo.json`; `expo verify` checks them.",
             "",
             "```json",
@@ -65,18 +92,38 @@ def card(
     )
 
 
-def _origin(source: CardInput) -> str:
-    return f"made by the stage {source.stage}" if source.stage else source.label
+def _row(role: str, source: CardInput) -> str:
+    """One input in a table of three columns."""
+    name = f"made by the stage {source.stage}" if source.stage else source.repo_id or source.label
+    cells = (role, name, source.revision or "local")
+    return "| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in cells) + " |"
+
+
+def _licenses(inputs: Sequence[CardInput]) -> list[str]:
+    """What the inputs' cards state, where it does not become the result's own license."""
+    if agreed_license(inputs) or not any(source.license for source in inputs):
+        return []
+    said = [f"{source.repo_id or source.label}: {source.license.get('license', 'none stated')}" for source in inputs]
+    return [f"Licenses of the inputs: {'; '.join(said)}. What applies to this model has to be looked up.", ""]
+
+
+def agreed_license(inputs: Sequence[CardInput]) -> dict[str, str]:
+    """The license that all inputs state in the same words, if the Hub knows it; {} where there is none such."""
+    stated = [dict(source.license) for source in inputs]
+    if not stated or any(one != stated[0] for one in stated) or stated[0].get("license") not in LICENSES:
+        return {}
+    return {} if stated[0]["license"] == "other" and "license_name" not in stated[0] else stated[0]
 
 
 def _told(stages: Mapping[str, Any]) -> list[str]:
     """How each earlier stage was made, in the order in which they ran."""
     lines = []
     for name, record in stages.items():
-        lines += [f"## Stage {name}", "", "| role | model |", "|---|---|"]
+        lines += [f"## Stage {name}", "", "| role | model | revision |", "|---|---|---|"]
         for role, source in record["inputs"].items():
-            lines.append(f"| {role} | {_origin(CardInput(role, source['label'], None, source.get('stage')))} |")
-            lines += [f"| {role} | {adapter['label']} |" for adapter in source.get("adapters", ())]
+            for part in (source, *source.get("adapters", ())):
+                own = part["label"].split("+")[0] if part["repo_id"] else part["label"]
+                lines.append(_row(role, CardInput(role, own, part["repo_id"], part.get("stage"))))
         lines += ["", "```json", json.dumps(record["recipe"], indent=2, ensure_ascii=False), "```", ""]
     return lines
 
@@ -95,6 +142,7 @@ def _metadata(method: str, inputs: Sequence[CardInput], stages: Mapping[str, Any
     if ids := _hub_ids(inputs, stages):
         metadata["base_model"] = ids
         metadata["base_model_relation"] = "merge"
+    metadata |= agreed_license(inputs)
     metadata["library_name"] = "transformers"
     metadata["tags"] = ["expo", "merge", method]
     return metadata

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from expo.errors import DiskFull, OutputError
+from expo.errors import DiskFull, OutputError, RankError
 from expo.output.journal import Finished, Journal, read_journals
 from expo.output.partial import Partial, clear_errors, fsync_path, refused
 
@@ -30,6 +30,7 @@ class FolderSink:
         self.fds: dict[str, int] = {}
         self.journal: Journal | None = None
         self.finished: dict[tuple[int, int], Finished] = {}
+        self.leads = True  # False for a process that joined another's folder
 
     def check(self, inputs: Mapping[str, Path], n_bytes: int, fingerprint: str) -> None:
         """Everything that can be known to fail, before anything is written.
@@ -103,6 +104,32 @@ class FolderSink:
             self.journal = Journal(self.partial.folder)
         return False
 
+    def mark(self) -> tuple[int, bytes]:
+        """What tells the opened partial folder from every other: its lock's number, and who holds it."""
+        lock = self.partial.folder / "lock"
+        return lock.stat().st_ino, lock.read_bytes()
+
+    def join(self, mark: tuple[int, bytes], shards: Sequence, writer: int) -> None:
+        """Work in the partial folder that another process opened; raises RankError where this one sees another.
+
+        writer: the number of this process's journal.
+        """
+        self.leads = False
+        try:
+            seen = self.mark()
+        except OSError:
+            seen = None
+        if seen != mark:
+            raise RankError(
+                f"{os.uname().nodename} does not see the folder {self.partial.folder} that another process of this run "
+                "has opened. All of them need the same shared folder, under the same path."
+            )
+        with clear_errors(self.partial.folder):
+            self.finished = read_journals(self.partial.folder)
+            for shard in shards:
+                self.fds[shard.name] = os.open(self.partial.files / shard.name, os.O_RDWR)
+            self.journal = Journal(self.partial.folder, writer)
+
     def _clear_all_but(self, shards: set[str]) -> None:
         """Small files of an earlier try are written anew."""
         for path in sorted(self.partial.files.rglob("*"), reverse=True):
@@ -118,7 +145,8 @@ class FolderSink:
         fd = self.fds[shard.name] = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         if os.fstat(fd).st_size != shard.n_bytes:
             os.ftruncate(fd, shard.n_bytes)
-        _pwrite(fd, memoryview(shard.header), 0)
+        if os.pread(fd, len(shard.header), 0) != shard.header:  # a file that is whole stays untouched
+            _pwrite(fd, memoryview(shard.header), 0)
 
     def write(self, job, start: int, data: memoryview) -> None:
         """Write bytes [start, start + len(data)) of one output tensor."""
@@ -164,8 +192,8 @@ class FolderSink:
         index = {"metadata": {"total_size": n_bytes}, "weight_map": dict(weight_map)}
         self.add_file(name, json.dumps(index, indent=2, ensure_ascii=False) + "\n")
 
-    def publish(self) -> None:
-        """Make the output appear, whole, under its name."""
+    def seal(self) -> None:
+        """Note that all is written: what is left is to appear."""
         self._close()
         with self.full_disk_is_clear():
             if self.partial.state() == "open":
@@ -173,12 +201,24 @@ class FolderSink:
                     fsync_path(path)
                 fsync_path(self.partial.files)
                 self.partial.mark_done()
+
+    def publish(self) -> None:
+        """Make the output appear, whole, under its name."""
+        self.seal()
+        with self.full_disk_is_clear():
             self.partial.publish(overwrite=self.overwrite)
+
+    @property
+    def sealed(self) -> dict[str, Path]:
+        """The files of an output that is complete: path inside it -> where it lies now."""
+        root = self.partial.files if self.partial.state() == "built" else self.output
+        found = (path for path in sorted(root.rglob("*")) if path.is_file())
+        return {path.relative_to(root).as_posix(): path for path in found}
 
     def abandon(self, *, drop: bool) -> None:
         """Let go after a failure; `drop` removes what was written, otherwise the same command continues."""
         self._close()
-        if drop:
+        if drop and self.leads:
             self.partial.drop()
         self.partial.release()
 

@@ -48,6 +48,25 @@ def read_journals(folder: Path) -> dict[tuple[int, int], Finished]:
     return found
 
 
+class Following:
+    """What any writer adds to the journals of a run, as it comes."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.read: dict[Path, int] = {}
+
+    def new(self) -> list[tuple[int, int]]:
+        """(job, segment) of every intact line since the last call."""
+        found = []
+        for path in sorted(self.folder.glob("journal-*")):
+            with open(path, "rb") as file:
+                file.seek(self.read.get(path, 0))
+                whole, end, _ = file.read().rpartition(b"\n")
+            self.read[path] = self.read.get(path, 0) + len(whole + end)
+            found += [parsed[0] for line in whole.splitlines() if (parsed := _parsed(line))]
+        return found
+
+
 def _line(job: int, segment: int, finished: Finished) -> bytes:
     body = " ".join([str(job), str(segment), finished.digest, *(x.hex() for x in finished.sums)])
     return f"{body} {xxhash.xxh3_64_hexdigest(body.encode())}\n".encode()

@@ -24,11 +24,13 @@ def manifest(
     effective: Mapping[str, Any],
     left_out: tuple[str, ...],
     stages: Mapping[str, Any] | None = None,
+    search: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The manifest as plain data.
 
     files: weight file -> {"n_bytes", "header"}; side_files: name -> hash; tensors: name -> hash over its segments.
     stages: name -> {"recipe", "inputs"} of each earlier stage that an input comes from; no key where there is none.
+    search: how the recipe's parameters were chosen; no key where nothing was searched.
     """
     return {
         "format": FORMAT,
@@ -36,6 +38,7 @@ def manifest(
         "recipe": dict(recipe),
         "inputs": dict(inputs),
         **({"stages": dict(stages)} if stages else {}),
+        **({"search": dict(search)} if search else {}),
         "effective": dict(effective),
         "files": dict(files),
         "side_files": dict(side_files),

@@ -13,7 +13,6 @@ Every state that a kill can leave is told apart by what exists, and the same com
 import contextlib
 import ctypes
 import errno
-import fcntl
 import json
 import os
 import re
@@ -23,6 +22,7 @@ from pathlib import Path
 import xxhash
 
 from expo.errors import AnotherRun, DiskFull, OutputError
+from expo.output.lock import take_lock
 
 _OURS = re.compile(r"run\.json(\.new)?|lock|files|old|training|journal-\d+")
 _BEFORE_A_RUN = {"lock", "run.json.new", "files"}  # what a kill can leave without a run.json
@@ -121,19 +121,7 @@ class Partial:
                 _remove(path)
 
     def _take_lock(self) -> None:
-        fd = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            holder = os.read(fd, 32).decode("ascii", "replace").strip() or "unknown"
-            os.close(fd)
-            raise OutputError(f"{self.folder} is in use by process {holder}. Wait for it, or stop it.") from None
-        if not _is_still(fd, self.folder / "lock"):  # the run that held it tidied up; another may hold a new one
-            os.close(fd)
-            return self._take_lock()
-        self._lock = fd
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        self._lock = take_lock(self.folder)
 
     def release(self) -> None:
         """Let another process go on here."""
@@ -231,13 +219,6 @@ def fsync_path(path: Path) -> None:
 
 def _remove(path: Path) -> None:
     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
-
-
-def _is_still(fd: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(fd), os.stat(path))
-    except FileNotFoundError:
-        return False
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import math
 import os
 
+from expo.checkpoint.read_ahead import BLOCK, room_for
 from expo.checkpoint.views.gathered import Gathered
 from expo.errors import PlanError
 from expo.methods import find_method
@@ -46,11 +47,13 @@ def peak_memory(plan: Plan, threads: int, tile: int = TILE) -> int:
     surveyed = WINDOWS if any(job.method and find_method(job.method).survey for job in plan.jobs) else 0
     specs = [operand.spec for job in plan.jobs for operand in job.operands]
     loaded = CONVERSIONS if any(isinstance(spec.view, Gathered) for spec in specs) else 0
+    ahead = BLOCK * room_for(plan.n_streamed)
     return (
         INTERPRETER
         + loaded
         + headers
         + surveyed
+        + ahead
         + threads * max((scratch_bytes(job, tile) for job in plan.jobs), default=0)
     )
 

@@ -36,7 +36,8 @@ def plan(recipe: Recipe, inputs: Mapping[str, Checkpoint] | None = None, *, as_h
     from expo.checkpoint import open_checkpoint
 
     if inputs is None:
-        inputs = {name: open_checkpoint(text, max_header=recipe.max_header) for name, text in recipe.models.items()}
+        options = {"max_header": recipe.max_header, "stream": recipe.stream}
+        inputs = {name: open_checkpoint(text, **options) for name, text in recipe.models.items()}
     merged = {name: inputs[name] for name in recipe.models if name in recipe.merged}
     laid = in_one_layout(recipe, merged, wanted="held" if as_held else recipe.layout)
     sides = side_files(recipe, {name: laid.inputs.get(name, inputs[name]) for name in recipe.models})

@@ -7,6 +7,7 @@ from typing import Any
 import xxhash
 
 from expo.checkpoint.spec import Checkpoint
+from expo.launcher import place
 from expo.output.folder import FolderSink
 from expo.planning.jobs import Plan
 from expo.version import __version__
@@ -36,6 +37,30 @@ def input_records(plan: Plan) -> dict[str, Any]:
     return {name: input_record(checkpoint) | made.get(name, {}) for name, checkpoint in every_input(plan).items()}
 
 
+def records_after_reading(plan: Plan) -> dict[str, Any]:
+    """Every input's record; files that stayed on the Hub say how what was read of them was checked."""
+    records = input_records(plan)
+    for name, checkpoint in every_input(plan).items():
+        for file in checkpoint.every_file:
+            if file.remote:
+                records[name]["files"][file.name]["read"] = file.remote.record()
+    return records
+
+
+def may_be_result(plan: Plan, manifest: bytes) -> bool:
+    """Whether a manifest is of the plan's recipe and inputs, as far as their records tell; its bytes may differ yet."""
+    try:
+        said = json.loads(manifest)
+        inputs = said["inputs"]
+        for record in inputs.values():
+            for file in record["files"].values():
+                file.pop("read", None)
+        planned = {"expo": __version__, "recipe": plan.recipe.record(), "inputs": input_records(plan)}
+        return json.loads(json.dumps(planned)) == {name: said[name] for name in planned}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return False
+
+
 def fingerprint(plan: Plan) -> str:
     """A hash of all that decides the output's bytes, and of what identifies the inputs on this machine."""
     inputs = {name: input_record(checkpoint) for name, checkpoint in every_input(plan).items()}
@@ -59,6 +84,8 @@ def fingerprint(plan: Plan) -> str:
         "times": times,
         "sides": [plan.sides.tokenizer and plan.sides.tokenizer.describe(), plan.sides.chat_template],
         "jobs": xxhash.xxh3_128_hexdigest(repr(made_of).encode()),
+        # It decides no byte of a tensor, but the manifest's: one run must not publish another's evidence.
+        **({"search": plan.search} if plan.search else {}),
     }
     return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())
 
@@ -69,12 +96,18 @@ def description(plan: Plan) -> str:
     return f"{plan.recipe.title} of {labels}"
 
 
-def check_output(plan: Plan, sink: FolderSink) -> None:
-    """Everything about the output's place that can be known to fail; raises OutputError or DiskFull."""
+def check_output(plan: Plan, sink: FolderSink, *, key: str | None = None) -> None:
+    """Everything about the output's place that can be known to fail; raises OutputError or DiskFull.
+
+    key: the fingerprint that an unfinished folder must have, where it is not the plan's. Of several processes the
+    first looks: a lock that it holds already is no other run's.
+    """
+    if not place().is_first:
+        return
     roots = {role: _root(checkpoint) for role, checkpoint in plan.inputs.items()}
     for role, checkpoint in plan.inputs.items():
         roots |= {f"adapter {k} of {role}": a.folder for k, a in enumerate(checkpoint.source.adapters, 1)}
-    sink.check(roots, plan.n_bytes_written, fingerprint(plan))
+    sink.check(roots, plan.n_bytes_written, key or fingerprint(plan))
 
 
 def _root(checkpoint: Checkpoint) -> Path:

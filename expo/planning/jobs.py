@@ -124,11 +124,17 @@ class Plan:
     picked: tuple[PickedLayers, ...] = ()  # where the recipe picks layers
     uses: Mapping[str, str] = field(default_factory=dict)  # input -> the earlier stage that made it
     stages: Mapping[str, Any] = field(default_factory=dict)  # how the earlier stages were made, as manifests keep it
+    search: Mapping[str, Any] = field(default_factory=dict)  # how the parameters were chosen, as manifests keep it
 
     @property
     def donor(self) -> Checkpoint:
         """The input whose names, config, side files and shards the output takes."""
         return self.inputs[self.recipe.donor]
+
+    @property
+    def n_streamed(self) -> int:
+        """How many of the inputs are read from the Hub."""
+        return sum(any(file.remote for file in c.every_file) for c in self.inputs.values())
 
     @property
     def unquantises(self) -> bool:

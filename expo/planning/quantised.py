@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from expo.checkpoint.shard import Shard
+from expo.checkpoint.shard import RemoteShard, Shard
 from expo.checkpoint.spec import Checkpoint, TensorSpec
 from expo.checkpoint.views.quantised import find
 from expo.checkpoint.views.scaled import widened
@@ -43,11 +43,12 @@ def _refusal(who: str, kind: str, checkpoint: Checkpoint) -> str:
 def _bad_scales(checkpoint: Checkpoint, scaled: Mapping[str, TensorSpec]) -> Iterator[str]:
     """A sentence for each scale that holds zero, a negative number, NaN or an infinity."""
     scales = {spec.view.scale.name: spec.view.scale for spec in scaled.values()}
-    shards: dict[str, Shard] = {}
+    shards: dict[str, Shard | RemoteShard] = {}
     try:
         for scale in scales.values():
             if scale.file not in shards:
-                shards[scale.file] = Shard(checkpoint.files[scale.file])
+                file = checkpoint.files[scale.file]
+                shards[scale.file] = RemoteShard(file, None) if file.remote else Shard(file)
             raw = np.empty(scale.n_bytes, np.uint8)
             shards[scale.file].read_into(memoryview(raw), scale)
             values = widened(raw, scale)

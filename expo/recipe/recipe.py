@@ -51,6 +51,7 @@ class Recipe:
     saturate: bool = False
     allow_non_finite: bool = False
     max_header: int = 16 * 2**20  # bytes
+    stream: bool = False  # weights of Hub ids stay there, and are read by ranges
 
     def __post_init__(self) -> None:
         wrong = list(self._wrong_fields())
@@ -147,8 +148,8 @@ class Recipe:
             del record["modules"]
         record["tokenizer"] = self.tokenizer and self.tokenizer.record()
         record["rename"] = [f"{old}=>{new}" for old, new in self.rename]
-        # These two decide whether a run may go on, not what it writes.
-        for name in ("models", "allow_non_finite", "max_header"):
+        # These decide whether and how a run may go on, not what it writes.
+        for name in ("models", "allow_non_finite", "max_header", "stream"):
             del record[name]
         return record
 

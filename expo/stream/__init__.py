@@ -3,6 +3,6 @@
 from expo.stream.loop import Stream
 from expo.stream.report import Fidelity, Report
 from expo.stream.to_folder import run
-from expo.stream.to_model import load_model
+from expo.stream.to_model import fill, load_model, new_model
 
-__all__ = ["Fidelity", "Report", "Stream", "load_model", "run"]
+__all__ = ["Fidelity", "Report", "Stream", "fill", "load_model", "new_model", "run"]

@@ -9,6 +9,7 @@ import xxhash
 
 from expo.checkpoint.names import module_group
 from expo.errors import ExpoError
+from expo.launcher import place
 from expo.ops import elements_of, n_segments
 from expo.output.journal import Finished
 from expo.planning.budget import TILE
@@ -40,26 +41,33 @@ class Stream(Pieces):
         self.finished: dict[Piece, Finished] = {}
         self.resumed = 0
 
+    @property
+    def needs_threads(self) -> bool:
+        """Whether all must be done in this process: also where the sink sends what is finished."""
+        return super().needs_threads or getattr(self.sink, "in_threads", False)
+
     def part(self, pieces: list[list[Piece]], **options: Any) -> "Stream":
         """The same pass over some of its pieces, for a process of its own."""
         flat = [piece for batch in pieces for piece in batch]
-        return Stream(self.plan, self.sink, self.settings, pieces=flat, surveyed=self.surveyed, **options)
+        return Stream(
+            self.plan, self.sink, self.settings, pieces=flat, surveyed=self.surveyed, readers=self.readers, **options
+        )
 
-    def result(self) -> int:
-        """How many segments were kept; what was finished stands in the journal."""
-        return self.resumed
+    def result(self) -> tuple[int, dict[Piece, Finished]]:
+        """How many segments were kept, and what is finished."""
+        return self.resumed, self.finished
 
     def let_go(self) -> None:
         """The lock on the folder stays the parent's."""
         self.sink.let_go()
 
     def join(self, results: list[Any]) -> None:
-        """Read from the journal what the processes finished."""
-        self.resumed = sum(results)
-        self.finished = self.sink.recorded()
+        """Take what the processes finished."""
+        self.resumed = sum(resumed for resumed, _ in results)
+        self.finished = {piece: found for _, finished in results for piece, found in finished.items()}
         lost = sum(n_segments(job.n_elements) for job in self.plan.jobs) - len(self.finished)
         if lost > 0:
-            raise ExpoError(f"the journal lacks {lost} segments. The same command continues with them.")
+            raise ExpoError(f"{lost} segments were not done. The same command continues with them.")
 
     def segment(self, lane: Lane, index: int, segment: int) -> None:
         """Keep what an earlier run finished, or compute and write it."""
@@ -71,6 +79,8 @@ class Stream(Pieces):
             if self.journal:
                 self.sink.record(index, segment, finished)
         self.finished[index, segment] = finished
+        if tell := getattr(self.sink, "segment_done", None):
+            tell(index, segment)
         first, last = byte_range(job, segment)
         self.progress(last - first)
 
@@ -79,6 +89,9 @@ class Stream(Pieces):
         recorded = self.sink.finished.get((index, segment))
         if recorded is None:
             return None
+        if job.file in getattr(self.sink, "away", ()):  # it arrived where it was sent
+            self.resumed += 1
+            return recorded
         state = xxhash.xxh3_128()
         for at, n_bytes in cut(*byte_range(job, segment), self.settings.tile):
             _, view = lane.raw("kept", n_bytes)
@@ -140,6 +153,8 @@ def pick_device(device: str) -> torch.device:
         raise ExpoError(f"--device {device!r} is not a device; use cpu, cuda, cuda:1 or auto.") from None
     if found.type not in ("cpu", "cuda"):
         raise ExpoError(f"--device {device!r} is not one that expo runs on; use cpu, cuda, cuda:1 or auto.")
+    if found.type == "cuda" and found.index is None and (n_devices := torch.cuda.device_count()):
+        found = torch.device("cuda", place().local_rank % n_devices)
     if found.type == "cuda" and (not torch.cuda.is_available() or (found.index or 0) >= torch.cuda.device_count()):
         raise ExpoError(f"--device {device}: torch {torch.__version__} finds no such GPU here. Use --device cpu.")
     return found

@@ -2,7 +2,7 @@
 
 import itertools
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -25,6 +25,7 @@ class Pieces:
 
     pieces: (job, segment) pairs in the order of the output. stop: an event that others may set.
     ahead: how many segments further a worker's next one lies, so that the disk can begin with it.
+    readers: by role, where to read the inputs instead of their files.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Pieces:
         progress: Progress | None = None,
         stop: Any = None,
         ahead: int = 1,
+        readers: Mapping[str, Shards] | None = None,
     ):
         self.plan = plan
         self.settings = settings
@@ -46,8 +48,14 @@ class Pieces:
         self.lock = threading.Lock()
         self.stop = stop or threading.Event()
         self.ahead = ahead
+        self.readers = readers
         self.ended = threading.Semaphore(0)  # released by each thread at its end
         self.failures: list[tuple[int, int, BaseException]] = []
+
+    @property
+    def needs_threads(self) -> bool:
+        """Whether all must be done in this process: so each byte from the Hub comes once, and passes its hash."""
+        return self.plan.n_streamed > 0
 
     def segment(self, lane: Lane, index: int, segment: int) -> None:
         """Do one segment."""
@@ -71,16 +79,18 @@ class Pieces:
         """Do every segment; raises the failure that comes first in the output's order."""
         with one_thread(), ExitStack() as stack:
             _keep_freed_memory()
-            readers = {role: stack.enter_context(Shards(c)) for role, c in self.plan.inputs.items()}
+            readers = self.readers or {role: Shards(c) for role, c in self.plan.inputs.items()}
+            for reader in readers.values():
+                stack.enter_context(reader)
             lanes = [Lane(self.plan, readers, self.settings, self.surveyed) for _ in range(threads)]
             workers = [threading.Thread(target=self._work, args=(lane,), daemon=True) for lane in lanes]
             for worker in workers:
                 worker.start()
-            self._wait(workers)
+            self._wait(workers, list(readers.values()))
         if self.failures:
             raise min(self.failures, key=lambda failure: failure[:2])[2]
 
-    def _wait(self, workers: list[threading.Thread]) -> None:
+    def _wait(self, workers: list[threading.Thread], readers: list[Shards]) -> None:
         try:
             # Not join(): once interrupted, it takes a thread that runs for one that has ended (Python before 3.13).
             for _ in workers:
@@ -89,6 +99,8 @@ class Pieces:
                 worker.join()
         except KeyboardInterrupt:
             self.stop.set()
+            for reader in readers:
+                reader.give_up()
             for worker in workers:
                 worker.join()
             raise Interrupted("interrupted") from None

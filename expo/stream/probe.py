@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from expo.checkpoint import Shards
+from expo.checkpoint.model_card import card_head
 from expo.checkpoint.spec import Checkpoint
 from expo.errors import PlanError
 from expo.ops import torch_dtype
@@ -39,11 +40,8 @@ def _swapped(plan: Plan) -> list[str]:
 def _made_from(checkpoint: Checkpoint) -> set[str]:
     """The models that a checkpoint's card and config name as its origin: Hub ids, and the last parts of paths."""
     named = {str(checkpoint.config.get("_name_or_path", ""))}
-    readme = checkpoint.source.folder / "README.md"
-    if readme.is_file():
-        text = readme.read_text(encoding="utf-8", errors="replace")[: 1 << 16]
-        head = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
-        entries = re.findall(r"^base_model:\s*(.*(?:\n\s*- .*)*)", head[1], re.MULTILINE) if head else []
+    if head := card_head(checkpoint.source):
+        entries = re.findall(r"^base_model:\s*(.*(?:\n\s*- .*)*)", head, re.MULTILINE)
         named |= {word.strip("\"'- ") for entry in entries for word in re.split(r"[\s,\[\]]+", entry)}
     return (named | {Path(name).name for name in named}) - {""}
 
@@ -53,7 +51,8 @@ def _unrelated(plan: Plan) -> list[str]:
     jobs = [job for job in plan.jobs if job.method and len(job.shape) > 1 and job.operands[0].rows is None]
     jobs = sorted(jobs, key=lambda job: -job.n_elements)[:_TENSORS]
     dot = base_norm = norm = moved = 0.0
-    with Shards(plan.inputs[plan.recipe.base]) as base, Shards(plan.donor) as aligned:
+    pair = plan.inputs[plan.recipe.base], plan.donor
+    with Shards(pair[0], scattered=True) as base, Shards(pair[1], scattered=True) as aligned:
         for job in jobs:
             a, b = _sample(base, job, 0), _sample(aligned, job, 1)
             dot += float((a * b).sum())

@@ -74,6 +74,8 @@ class Report:
     groups: dict[str, Fidelity] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     hashes: dict[str, str] = field(default_factory=dict)  # output tensor -> xxh3-128 over its segments' digests
+    published: Any = None  # what came of a push to the Hub
+    passed: bool = False  # it went to the Hub alone
 
     @property
     def effective_alpha(self) -> float | None:
@@ -131,4 +133,5 @@ class Report:
             "cosine": self.fidelity.cosine,
             "groups": self.effective()["groups"],
             "warnings": self.warnings,
+            **({"published": self.published.record()} if self.published else {}),
         }

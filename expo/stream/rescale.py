@@ -90,7 +90,7 @@ class MaximaPass(Pieces):
     def part(self, pieces: list[list[Piece]], **options: Any) -> "MaximaPass":
         """The same pass over some of its pieces, for a process of its own."""
         flat = [piece for batch in pieces for piece in batch]
-        return MaximaPass(self.plan, self.settings, flat, surveyed=self.surveyed, **options)
+        return MaximaPass(self.plan, self.settings, flat, surveyed=self.surveyed, readers=self.readers, **options)
 
     def result(self) -> list[dict[int, np.ndarray]]:
         """All that was found here."""
@@ -194,3 +194,7 @@ class ScalesTile:
         """The bytes of scales [start, start + n)."""
         first, last = (self.job.dtype.n_bytes(at) for at in (start, start + self.n))
         return memoryview(self.bytes)[first:last], (0.0, 0.0, 0.0)
+
+    def change_of(self, other: Tensor, first: int) -> tuple[float, float, float]:
+        """Scales are no part of the report's sums."""
+        return 0.0, 0.0, 0.0

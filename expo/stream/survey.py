@@ -5,10 +5,11 @@ tile size nor the number of workers changes a bit.
 """
 
 import math
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from expo.checkpoint import Shards
 from expo.methods import Surveyed, find_method
 from expo.methods.survey import Histogram, Place, Request, Sums, Ties
 from expo.methods.windows import SAMPLE_TILE, Sample
@@ -44,20 +45,26 @@ class Group:
 
 
 def survey(
-    plan: Plan, settings: Settings, workers: int, *, jobs: set[int] | None = None, progress: Progress | None = None
+    plan: Plan,
+    settings: Settings,
+    workers: int,
+    *,
+    jobs: set[int] | None = None,
+    progress: Progress | None = None,
+    readers: Mapping[str, Shards] | None = None,
 ) -> dict[str, Any]:
     """Job's name -> what its method's survey found, and the scales of what is written with fresh ones.
 
-    jobs: indices of the jobs that will be computed, where that is not all. Raises NonFinite for an input that holds
-    NaN or infinities.
+    jobs: indices of the jobs that will be computed, where that is not all. readers: by role, where to read the inputs
+    instead of their files. Raises NonFinite for an input that holds NaN or infinities.
     """
     groups = _groups(plan, jobs)
     for batch in _batches(plan, groups):
-        _survey(plan, settings, workers, batch, progress)
+        _survey(plan, settings, workers, batch, progress=progress, readers=readers)
     found = {
         plan.jobs[i].name: value for group in groups for i, value in zip(group.jobs, group.found or (), strict=True)
     }
-    found |= fresh_scales(plan, settings, workers, found, jobs=jobs, progress=progress)
+    found |= fresh_scales(plan, settings, workers, found, jobs=jobs, progress=progress, readers=readers)
     if found and (phase := getattr(progress, "phase", None)):
         phase("", sum(job.n_bytes for job in plan.jobs))
     return found
@@ -78,14 +85,17 @@ def _batches(plan: Plan, groups: list[Group]) -> Iterator[list[Group]]:
         yield batch
 
 
-def _survey(plan: Plan, settings: Settings, workers: int, groups: list[Group], progress: Progress | None) -> None:
+def _survey(
+    plan: Plan, settings: Settings, workers: int, groups: list[Group], *, progress: Progress | None, readers: Any
+) -> None:
     """Pass after pass, until no group asks any more."""
     for group in groups:
         group.step(None)
     while asking := [group for group in groups if group.request is not None]:
         if phase := getattr(progress, "phase", None):
             phase("survey", sum(plan.jobs[i].n_bytes for group in asking for i in group.jobs))
-        work = SurveyPass(plan, settings, {i: group for group in asking for i in group.jobs}, progress=progress)
+        asked = {i: group for group in asking for i in group.jobs}
+        work = SurveyPass(plan, settings, asked, progress=progress, readers=readers)
         carry_out(work, workers)
         for group in asking:
             group.step(work.answer(group))
@@ -123,7 +133,7 @@ class SurveyPass(Pieces):
     def part(self, pieces: list[list[Piece]], **options: Any) -> "SurveyPass":
         """The same pass over some of its pieces, for a process of its own."""
         flat = [piece for batch in pieces for piece in batch]
-        return SurveyPass(self.plan, self.settings, self.groups, pieces=flat, **options)
+        return SurveyPass(self.plan, self.settings, self.groups, pieces=flat, readers=self.readers, **options)
 
     def result(self) -> list[Found]:
         """All that was found here."""

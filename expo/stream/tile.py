@@ -85,10 +85,17 @@ class ComputedTile:
         if self.job.method is None:
             return lambda start: self.donor
         if self.settings.reference:
-            reference = functools.partial(_reference_extrapolation, alpha=self.job.parameters["alpha"])
-            return lambda start: reference(*self.tiles)
+            return self._reference
         method = find_method(self.job.method)
         return functools.partial(self.call_with, method.apply, here=method.wants_here)
+
+    def _reference(self, start: int) -> Tensor:
+        """The authors' result; the change that it rounds takes the base's place, to be measured against."""
+        base, aligned = self.tiles
+        alpha = self.job.parameters["alpha"]
+        asked = _reference_extrapolation(base, aligned, alpha=alpha)
+        torch.sub(aligned, base, out=self.changes[0]).mul_(alpha)
+        return asked
 
     def call_with(self, function: Any, start: int, *, here: bool = True) -> Any:
         """A function of the method's signature, on the tiles that lie in the buffers."""
@@ -188,7 +195,8 @@ class ComputedTile:
         in these sums, so that the exact look at each element is rarely taken.
         """
         exact, moved = self.changes
-        torch.sub(asked, self.donor, out=exact)
+        if not (self.settings.reference and self.job.method):
+            torch.sub(asked, self.donor, out=exact)
         self.product(moved.copy_(self.written)).sub_(self.donor)
         sums = _products(self.changes)
         if all(map(math.isfinite, sums)):
@@ -198,6 +206,12 @@ class ComputedTile:
         self.load(start)  # the changes have taken the place of an operand
         self.examine(result, start)
         return sums  # nothing is wrong: the squares overflowed, or infinities are allowed
+
+    def change_of(self, other: Tensor, first: int) -> tuple[float, float, float]:
+        """The sums of the last `compute`, had it written `other` for elements [start + first, ...) of its tile."""
+        changes = self.changes[:, first : first + len(other)]
+        changes[1].copy_(other).sub_(self.donor[first : first + len(other)])
+        return _products(changes)
 
     def examine(self, result: Tensor, start: int) -> None:
         """Look at each element; raises NonFinite or Overflow for the first bad one."""

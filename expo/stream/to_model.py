@@ -1,8 +1,11 @@
 """load_model(recipe): stream the result straight into a live transformers model; nothing is written."""
 
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from expo.checkpoint import Shards
 from expo.checkpoint.spec import Checkpoint
 from expo.checkpoint.views.quantised import without_entries
 from expo.errors import ExpoError, OutputError, PlanError
@@ -16,6 +19,7 @@ from expo.planning.identity import every_input
 from expo.recipe import Recipe, read_recipe
 from expo.stream.loop import Stream, report_of, settings_for
 from expo.stream.probe import check_tied
+from expo.stream.report import Report
 from expo.stream.survey import survey
 
 
@@ -38,25 +42,50 @@ def load_model(
     if isinstance(recipe, str | Path):
         recipe = read_recipe(recipe).only
     planned = recipe if isinstance(recipe, Plan) else plan(recipe)
-    if planned.recipe.requantize:
-        raise OutputError("a live model holds no scales: leave requantize out, or write the checkpoint.")
+    _refuse_scales(planned)
     check_tied(planned)
     if model is None:
-        model = _new_model(planned, trust_remote_code)
+        model = new_model(planned, trust_remote_code=trust_remote_code)
     elif (wanted := planned.recipe.output_dtype()) and wanted.bits > 8 and model.dtype != torch_dtype(wanted):
         raise OutputError(
             f"the model is in {model.dtype}, and the recipe asks for {wanted.torch_name}: load a new one."
         )
+    model.expo_report = fill(model, planned, threads=threads, device=device)
+    return model
+
+
+def fill(
+    model: Any,
+    planned: Plan,
+    *,
+    threads: int | None = None,
+    device: str = "cpu",
+    readers: Mapping[str, Shards] | None = None,
+) -> Report:
+    """Put the plan's result into a model of its shapes; a wider type of the model holds the same values.
+
+    readers: by role, where to read the inputs instead of their files, such as `Held`.
+    Raises what load_model raises of data and places.
+    """
+    _refuse_scales(planned)
     sink = ModelSink(model)
     if sink.lost(planned.jobs):
         planned = _as_held(planned)
     sink.open(planned.jobs, may_differ=planned.recipe.tied == "keep")
     settings, workers = settings_for(planned, device), threads or default_threads()
-    surveyed = survey(planned, settings, workers)
-    stream = Stream(planned, sink, settings, surveyed=surveyed, journal=False)
+    surveyed = survey(planned, settings, workers, readers=readers)
+    stream = Stream(planned, sink, settings, surveyed=surveyed, journal=False, readers=readers)
+    began = time.perf_counter()
     stream.run(workers)
-    model.expo_report = report_of(stream, None)
-    return model
+    report = report_of(stream, None)
+    report.seconds = time.perf_counter() - began
+    return report
+
+
+def _refuse_scales(planned: Plan) -> None:
+    """A model of transformers' classes computes on its parameters as they are."""
+    if planned.recipe.requantize:
+        raise OutputError("a live model holds no scales: leave requantize out, or write the checkpoint.")
 
 
 def _as_held(planned: Plan) -> Plan:
@@ -73,15 +102,18 @@ def _as_held(planned: Plan) -> Plan:
         return planned
 
 
-def _new_model(planned: Plan, trust_remote_code: bool) -> Any:
-    """The donor's model in the output's type; its weights are replaced tile by tile."""
+def new_model(planned: Plan, *, dtype: str | None = None, trust_remote_code: bool = False) -> Any:
+    """The donor's model, whose weights a run replaces tile by tile.
+
+    dtype: torch's name of the type it is held in; default: the output's. Raises OutputError, ExpoError.
+    """
     import transformers
 
     donor = planned.donor
     if not donor.config:
         raise OutputError(f"{donor.source.label} has no config.json, so transformers cannot tell its class.")
     wanted = planned.recipe.output_dtype()
-    dtype = wanted.torch_name if wanted and wanted.bits > 8 else "auto"
+    dtype = dtype or (wanted.torch_name if wanted and wanted.bits > 8 else "auto")
     model_class = _model_class(transformers, donor, trust_remote_code)
     options = {"dtype": dtype, "trust_remote_code": trust_remote_code}
     try:

@@ -2,8 +2,7 @@
 
 Threads of one process wait for each other at the interpreter's lock: measured, two processes take two thirds of the
 time of two threads. Each worker is a fork that runs a one-thread pass on every n-th segment, in shared file
-descriptors. What a stream finished stands in the journal, which the parent reads in the end; what a survey found comes
-through a file in memory.
+descriptors; what it found comes through a file in memory. Under a launcher each rank is a process already.
 """
 
 import ctypes
@@ -17,9 +16,9 @@ import time
 import traceback
 from typing import Any
 
-import expo.errors
-from expo.errors import ExpoError, Interrupted
+from expo.errors import ExpoError, Interrupted, again
 from expo.stream.pieces import Piece, Pieces
+from expo.stream.ranks import World, world
 
 FORK_ABOVE = 64 * 2**20  # bytes of output; less is done before a second process has started
 _POLL = 0.02  # seconds
@@ -34,6 +33,7 @@ def can_fork(work: Pieces, workers: int) -> bool:
         sys.platform == "linux"
         and workers > 1
         and work.settings.device.type == "cpu"
+        and not work.needs_threads
         and work.plan.n_bytes_written >= FORK_ABOVE
         and alone()
     )
@@ -69,14 +69,26 @@ class Board:
 
 
 def carry_out(work: Pieces, workers: int) -> int:
-    """Do every segment, in processes where that is safe and worth it, else in threads.
+    """Do every segment: the ranks of a launcher share them; else in processes where that is safe and worth it.
 
     Returns the bytes of memory that processes had for themselves. Raises what `run_forked` and `Pieces.run` raise.
     """
+    ranks = world()
+    if ranks.here.size > 1:
+        work.join(ranks.together(lambda: _my_part(work, ranks, workers)))
+        return 0
     if can_fork(work, workers):
         return run_forked(work, workers)
     work.run(workers)
     return 0
+
+
+def _my_part(work: Pieces, ranks: World, workers: int) -> Any:
+    """This rank's segments, in threads; what was found. The bar of the first moves as if all were as far."""
+    mine, n = ranks.share(work.plan, list(work.pieces)), ranks.here.size
+    part = work.part(mine, progress=lambda n_bytes: work.progress(n_bytes * n), stop=ranks.stop(), ahead=workers)
+    part.run(workers)
+    return part.result()
 
 
 def run_forked(work: Pieces, workers: int) -> int:
@@ -188,10 +200,7 @@ def _error(kind: str, text: str) -> BaseException:
     """A worker's error as the parent raises it: the same class, the same words."""
     if not kind:
         return RuntimeError(f"a worker process failed:\n{text}")
-    found = getattr(expo.errors, kind, ExpoError)
-    error = found.__new__(found)
-    Exception.__init__(error, text)
-    return error
+    return again(kind, text)
 
 
 def _end_with(parent: int) -> None:

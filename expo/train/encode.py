@@ -12,6 +12,7 @@ from expo.train.errors import BadData, BadRows, NoChatTemplate, Problem
 from expo.train.rows import Completion, Labelled, Pair, Text
 
 _AT_ONCE = 1024  # texts for each call of the tokenizer
+_SHOWN = 12  # tokens of a completion that an error shows
 
 
 class Limits(NamedTuple):
@@ -61,8 +62,16 @@ def encode_completions(
 ) -> Encoded:
     """A Taught for each completion. Raises BadRows, NoChatTemplate."""
     texts = ((row.prompt, row.completion) for row in rows)
-    tokens = zip(rows, _tokenized(tokenizer, texts, chat, end_token), strict=True)
-    taught = ([_taught(row, len(rows), *found)] for row, found in tokens)
+    taught, problems = [], []
+    for row, (prompt, completion) in zip(rows, _tokenized(tokenizer, texts, chat, end_token), strict=True):
+        try:
+            weights = _weights(row.weights, completion, tokenizer)
+        except ValueError as error:
+            problems.append(Problem("weights", row.where, str(error)))
+            continue
+        taught.append([Taught(row.where, *_joined(prompt, completion), weights)])
+    if problems:
+        raise BadRows(problems, len(rows))
     return _within(limits, taught, len(rows), lambda alone: alone[0])
 
 
@@ -163,16 +172,24 @@ def _ids(tokenizer: Any, texts: Iterable[tuple[str, bool]]) -> Iterator[list[int
         yield from found
 
 
-def _taught(row: Completion, n_rows: int, prompt: list[int], completion: list[int]) -> Taught:
-    weights = row.weights
-    if isinstance(weights, float):
-        weights = [weights] * len(completion)
-    if weights is not None and len(weights) == len(completion) - 1:
-        weights = [*weights, 1.0]  # the end token, which no one weighted
-    if weights is not None and len(weights) != len(completion):
-        what = f"{len(weights)} weights for a completion of {len(completion)} tokens, its end token included"
-        raise BadRows([Problem("weights", row.where, what)], n_rows)
-    return Taught(row.where, *_joined(prompt, completion), weights)
+def _weights(given: list[float] | float | None, completion: list[int], tokenizer: Any) -> list[float] | None:
+    """One weight for each token of a completion; an end token that has none gets the mean of the others.
+
+    Only ratios of weights count, so a fixed number would drown, or be drowned by, weights of another scale.
+    ValueError says how the completion was cut where the numbers differ.
+    """
+    if given is None or isinstance(given, float):
+        return given if given is None else [given] * len(completion)
+    ended = tokenizer.eos_token_id is not None and completion[-1:] == [tokenizer.eos_token_id]
+    if ended and len(given) == len(completion) - 1:
+        return [*given, sum(given) / len(given)]
+    if len(given) != len(completion):
+        n, tokens = len(completion), [repr(token) for token in tokenizer.convert_ids_to_tokens(completion)]
+        cut = tokens if n <= _SHOWN else [*tokens[: _SHOWN - 3], "...", *tokens[-2:]]
+        one = "1 weight" if len(given) == 1 else f"{len(given):,} weights"
+        what = f"a completion of {n:,} tokens{', its end token included' if ended else ''}"
+        raise ValueError(f"{one} for {what}: {' '.join(cut)}")
+    return given
 
 
 def _joined(prompt: list[int], completion: list[int]) -> tuple[array, int]:

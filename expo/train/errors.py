@@ -45,8 +45,8 @@ class Problem(NamedTuple):
 REMEDIES = {
     "malformed": "",
     "fields": "",
-    "weights": "`weights` has one entry a token of the completion, or one more for the end token; or one "
-    "number for all. Leave out a row that shall not count.",
+    "weights": "`weights` has one entry for each token of the completion, its end token included (or left out: it gets "
+    "the others' mean); or one number for all. Leave out a row that shall not count.",
     "label": "",
     "empty": "To leave such rows out, counted: --bad-rows drop.",
     "equal": "To leave such pairs out, counted: --bad-rows drop.",
@@ -79,6 +79,8 @@ class OutOfMemory(TrainError):
 
 class ElsewhereStopped(TrainError):
     """The main process stopped before training, and has said why."""
+
+    second_hand = True
 
 
 class NonFiniteLoss(TrainError):

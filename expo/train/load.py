@@ -71,14 +71,14 @@ def text_config(source: Source, settings: TrainSettings) -> Any:
     return config.get_text_config()
 
 
-def context_of(config: Any, source: Source, settings: TrainSettings) -> tuple[int, int | None]:
+def context_of(config: Any, model: str, settings: TrainSettings) -> tuple[int, int | None]:
     """(Tokens that a row may have: max_length, at most the model's context; that context if the config states it)."""
     context = next((getattr(config, name) for name in _CONTEXT if getattr(config, name, None)), None)
     if context is None and settings.max_length is None:
-        raise BadSetting(f"{source.text}: its config states no context length. State one: --max-length 2048.")
+        raise BadSetting(f"{model}: its config states no context length. State one: --max-length 2048.")
     if context and settings.max_length and settings.max_length > context:
         raise BadSetting(
-            f"max_length (--max-length): {settings.max_length:,} is more than {source.text} can take: "
+            f"max_length (--max-length): {settings.max_length:,} is more than {model} can take: "
             f"its context is {context:,}."
         )
     return settings.max_length or context, context

@@ -122,7 +122,7 @@ def _prepare(task: Task, model: str | Path, output: str | Path, settings: TrainS
     check_arguments(settings)
     tokenizer = load_tokenizer(source, settings)
     config = text_config(source, settings)
-    max_length, context = context_of(config, source, settings)
+    max_length, context = context_of(config, source.text, settings)
     limits = Limits(max_length, settings.too_long, context)
     task.check_template(tokenizer, task.kept.rows, settings.chat, source.text)
     encoded = task.encode(tokenizer, task.kept.rows, limits, settings)

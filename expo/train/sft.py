@@ -66,7 +66,8 @@ def train_sft(
     """Fine-tune `model` on completions and write an ordinary checkpoint to `output`; returns what was done.
 
     See expo.train for the arguments. Rows: prompt/completion, messages, content/output or instruction/output;
-    `weights`, one a token of the completion, are optional. Raises TrainError, SourceError or OutputError.
+    `weights`, one for each token of the completion and its end token, are optional. Raises TrainError, SourceError or
+    OutputError.
     """
     settings = changed(settings or SftSettings(), changes)
     kept = completions(read_rows(data, split=settings.split), bad_rows=settings.bad_rows)

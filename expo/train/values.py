@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+_LEAST, _MOST = 1e-30, 1e30  # weights whose sums over a step float32 holds
+
 
 class Unusable(Exception):
     """A row cannot be used, for a kind of reason."""
@@ -34,12 +36,16 @@ def weight_of(value: Any) -> float:
     """One weight as a number; Unusable if it is none."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
         raise Unusable("weights", f"a weight is a number of at least 0, not {value!r}")
+    if value and not _LEAST <= value <= _MOST:
+        raise Unusable("weights", f"a weight is 0, or from {_LEAST:g} to {_MOST:g} (losses are float32), not {value!r}")
     return float(value)
 
 
 def weights_of(value: Any) -> list[float] | float:
     """A weight for each token, or one for the row, which may be 0; Unusable where no token of a list has any."""
     found = [weight_of(one) for one in value] if isinstance(value, list) else weight_of(value)
+    if found == []:
+        raise Unusable("weights", "its list of weights is empty")
     if isinstance(found, list) and not any(found):
         raise Unusable("weights", "all of its weights are 0, so that nothing of it would be learnt")
     return found

@@ -27,5 +27,9 @@ class StageError(ExpoError):
     """A stage of a pipeline cannot be run, or has not made what it promised."""
 
 
+class BoostingError(ExpoError):
+    """Experts cannot be boosted or combined: weights, errors or members that make no ensemble."""
+
+
 class DefectsFound(ExpoError):
     """A file that was to be validated has defects; they are listed on stdout."""

@@ -1,6 +1,6 @@
 """Pictures of a report: accuracies with their intervals, and accuracy over alpha. None without matplotlib."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,13 @@ def draw(report: Mapping[str, Any], folder: Path) -> list[str]:
     return made
 
 
-def accuracies(tables: Mapping[str, list], title: str, path: Path) -> None:
-    """A panel for each weak model: each tested model's point and 95 % interval, floor and ceiling as lines."""
+def accuracies(
+    tables: Mapping[str, list], title: str, path: Path, lines: Mapping[str, Sequence[str]] | None = None
+) -> None:
+    """A panel for each table: each tested model's point and 95 % interval, floor and ceiling as lines.
+
+    lines: for each table the models that are floor and ceiling.
+    """
     from matplotlib.figure import Figure
 
     most = max(map(len, tables.values()))
@@ -39,7 +44,7 @@ def accuracies(tables: Mapping[str, list], title: str, path: Path) -> None:
         places = range(len(rows))
         panel.errorbar(values, places, xerr=[below, above], fmt="o", color=BLUE, ecolor=BLUE, capsize=3, markersize=5)
         for row, value in zip(rows, values, strict=True):
-            if row["model"] in ("weak floor", "ceiling"):
+            if row["model"] in (lines[at] if lines else ("weak floor", "ceiling")):
                 panel.axvline(value, color=GREY, linewidth=1, linestyle="--", zorder=0)
         panel.set_yticks(list(places), [row["model"] for row in rows], fontsize=8)
         panel.invert_yaxis()

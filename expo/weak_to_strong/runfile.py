@@ -6,7 +6,7 @@ Shipped run files are found by name (`gsm8k`), others by path. Paths in them are
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -21,11 +21,11 @@ _LARGEST = 1 << 20  # bytes of a run file
 Sets = tuple[Literal["weak", "icl", "hybrid"], ...]
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
 
 
-class Data(_Part):
+class Data(Part):
     """Files of {id, prompt, completion, gold}; the method itself reads the prompts of train_2 only."""
 
     train_1: str | None = None  # teaches the weak models; not needed where all come taught
@@ -34,7 +34,7 @@ class Data(_Part):
     validation: str | None = None  # chooses alpha; never the test set
 
 
-class Embedded(_Part):
+class Embedded(Part):
     """The embedded running-sum task: it makes its own questions and base models."""
 
     terms: int = Field(5, ge=2, le=7)
@@ -45,7 +45,7 @@ class Embedded(_Part):
     pretraining: int = Field(500, ge=1)  # steps of the strong base
 
 
-class Weak(_Part):
+class Weak(Part):
     """A weak model. sft: whether it is first taught train_1; otherwise it answers as it comes."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -53,7 +53,7 @@ class Weak(_Part):
     sft: bool = True
 
 
-class Answering(_Part):
+class Answering(Part):
     """How a model is asked, apart from temperature and number of samples."""
 
     max_tokens: int = Field(1024, ge=1)
@@ -62,7 +62,7 @@ class Answering(_Part):
     long_prompts: Literal["error", "skip", "cut"] = "error"
 
 
-class Drawing(_Part):
+class Drawing(Part):
     """How the strong model's samples for the vote are drawn."""
 
     samples: int = Field(10, ge=2)
@@ -70,14 +70,14 @@ class Drawing(_Part):
     top_p: float = Field(1.0, gt=0, le=1)
 
 
-class Demos(_Part):
+class Demos(Part):
     """Demonstrations for the strong model: of a file, or `shots` of the weak model's own answers, right or wrong."""
 
     shots: int = Field(4, ge=0)
     file: str | None = None
 
 
-class PairSettings(_Part):
+class PairSettings(Part):
     """Thresholds and numbers of pair building."""
 
     agree: float = Field(AGREE, ge=0, le=1)
@@ -86,32 +86,42 @@ class PairSettings(_Part):
     seed: int = SEED
 
 
-class Extrapolation(_Part):
+class Extrapolation(Part):
     """Past the preference-trained model: one alpha, or several of which validation questions choose."""
 
     alphas: tuple[float, ...] = Field((0.3,), min_length=1)
 
 
-class Adapter(_Part):
+class Adapter(Part):
     """A released LoRA adapter to evaluate; of several, each is merged before the next is laid on."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     adapters: tuple[str, ...] = Field(min_length=1)
 
 
-class RunFile(_Part):
-    """All settings of one run."""
+class Asked(Part):
+    """What every pipeline is told: its name, and how models are asked, scored and run."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    pipeline: Literal["reasoning", "evaluate"] = "reasoning"
     mode: Mode = Mode.MENDED
     seed: int = 0
-    data: Data | None = None
-    embedded: Embedded | None = None
     extraction: str = "default"
     equivalence: str = "numeric"
     judge_seconds: float | None = Field(None, gt=0)
     space: bool = True  # between prompt and completion in training, as tokenizers of words expect
+    answering: Answering = Answering()
+    drawing: Drawing = Drawing()
+    device: str = "auto"
+    threads: int | None = Field(None, ge=1)
+    shelf: ClassVar[tuple[str, ...]] = ()  # the folder in runs/ of the shipped ones
+
+
+class RunFile(Asked):
+    """All settings of one run of Weak-to-Strong Reasoning."""
+
+    pipeline: Literal["reasoning", "evaluate"] = "reasoning"
+    data: Data | None = None
+    embedded: Embedded | None = None
     weak: tuple[Weak, ...] = ()
     strong: str = ""
     adapters: tuple[Adapter, ...] = ()
@@ -121,14 +131,10 @@ class RunFile(_Part):
     sets: Sets = ("weak", "icl", "hybrid")
     iterations: int = Field(1, ge=1)
     demos: Demos = Demos()
-    answering: Answering = Answering()
-    drawing: Drawing = Drawing()
     pairs: PairSettings = PairSettings()
     preference: Mapping[Literal["dpo", "orpo"], Mapping[str, Any]] = Field(default_factory=dict)
     extrapolate: Extrapolation | None = None
     given: Mapping[str, str] = Field(default_factory=dict)  # stage -> answers (JSONL) or checkpoint made elsewhere
-    device: str = "auto"
-    threads: int | None = Field(None, ge=1)
 
     @field_validator("weak", "adapters")
     @classmethod
@@ -166,19 +172,19 @@ class RunFile(_Part):
     def _trainers(self) -> "RunFile":
         from expo.train import DpoSettings, SftSettings
 
-        _of_trainer(SftSettings, self.weak_sft, "weak_sft")
-        _of_trainer(SftSettings, self.strong_sft, "strong_sft")
+        check_trainer(SftSettings, self.weak_sft, "weak_sft")
+        check_trainer(SftSettings, self.strong_sft, "strong_sft")
         for name, settings in self.preference.items():
             if "loss" in settings:
                 raise Misplaced(
                     ("preference", name, "loss"),
                     "the loss of a preference is its name: `dpo` is sigmoid, `orpo` is orpo",
                 )
-            _of_trainer(DpoSettings, settings, "preference", name)
+            check_trainer(DpoSettings, settings, "preference", name)
         return self
 
 
-def _of_trainer(kind: Any, settings: Mapping[str, Any], *at: str) -> None:
+def check_trainer(kind: Any, settings: Mapping[str, Any], *at: str) -> None:
     """Raise Misplaced, which says whose setting it is, where a trainer refuses its settings."""
     try:
         kind.of(settings)
@@ -189,20 +195,23 @@ def _of_trainer(kind: Any, settings: Mapping[str, Any], *at: str) -> None:
         raise Misplaced(place, message.removeprefix(f"{name}: ").rstrip(".")) from error
 
 
-def shipped() -> dict[str, Path]:
-    """Name -> run file, of those that come with expo."""
-    folder = files("expo.weak_to_strong") / "runs"
+Run = TypeVar("Run", bound=Asked)
+
+
+def shipped(kind: type[Asked] = RunFile) -> dict[str, Path]:
+    """Name -> run file, of those that come with expo for that kind of run."""
+    folder = (files("expo.weak_to_strong") / "runs").joinpath(*kind.shelf)
     return {path.name.removesuffix(".yaml"): path for path in sorted(folder.iterdir()) if path.name.endswith(".yaml")}
 
 
-def load_run(source: str | Path, changes: Mapping[str, str] | None = None) -> RunFile:
+def load_run(source: str | Path, changes: Mapping[str, str] | None = None, kind: type[Run] = RunFile) -> Run:
     """The run file at a path, or the shipped one of that name; `changes` are dotted keys with YAML values.
 
-    Raises RunFileError with file and line.
+    kind: RunFile, or another pipeline's. Raises RunFileError with file and line.
     """
     path = Path(source)
     if not path.is_file():
-        known = shipped()
+        known = shipped(kind)
         if str(source) not in known:
             offer = nearest(str(source), known)
             raise RunFileError(f"{source} is neither a file nor a shipped run.{offer} Shipped: {', '.join(known)}.")
@@ -210,11 +219,18 @@ def load_run(source: str | Path, changes: Mapping[str, str] | None = None) -> Ru
     lines: dict[tuple, int] = {}
     found = _read(path, lines)
     for key, text in (changes or {}).items():
-        _set(found, key, text)
+        set_key(found, key, text)
+    return validated(found, kind, path, lines, changes or {})
+
+
+def validated(
+    found: Mapping, kind: type[Run], path: Path, lines: Mapping[tuple, int], changes: Mapping[str, str]
+) -> Run:
+    """A run of that kind with these settings; RunFileError names every mistake and its place."""
     try:
-        return RunFile.model_validate(found)
+        return kind.model_validate(found)
     except ValidationError as error:
-        problems = [told(problem, path, lines, changes or {}, RunFile) for problem in error.errors()]
+        problems = [told(problem, path, lines, changes, kind) for problem in error.errors()]
         raise RunFileError("\n".join(dict.fromkeys(problems))) from error
 
 
@@ -252,7 +268,8 @@ def _walk(node: yaml.Node, at: tuple, lines: dict[tuple, int], path: Path) -> No
             lines[*at, key.value] = line
 
 
-def _set(found: dict, key: str, text: str) -> None:
+def set_key(found: dict, key: str, text: str) -> None:
+    """Give one setting, by its dotted key, the value of a YAML text."""
     *parents, last = key.split(".")
     for name in parents:
         child = found.setdefault(name, {})

@@ -44,7 +44,8 @@ class Stage:
     """One step: make(folder, inputs) fills a folder and returns facts for the report.
 
     name: where its folder is, such as llama2_7b/select. kind: its family, which `from_` may name; by default the last
-    part of its name. settings: everything besides the inputs that changes what is made; JSON values.
+    part of its name. settings: everything besides the inputs that changes what is made; JSON values. A fact called
+    `said` is told when the stage is made.
     """
 
     name: str
@@ -155,6 +156,8 @@ def _run(stage: Stage, output: Path, say: Callable[[str], object]) -> Outcome:
     seconds = time.monotonic() - began
     write_text(partial / RECORD, _text({"asked": asked, "facts": facts, "seconds": round(seconds, 3)}))
     _replace(partial, output / stage.name)
+    if facts.get("said"):
+        say(f"{stage.name}: {facts['said']}")
     say(f"{stage.name}: made in {seconds:.1f} s")
     return Outcome(stage.name, False, why, seconds, facts)
 

@@ -153,3 +153,50 @@ def test_another_model_is_named(models, tmp_path, capsys):
     assert code == 0 and "1 answer to 1 question," in said
     code, _, error = command(capsys, *words, models[1])
     assert code == 1 and 'model: "one" there, "two" now' in error
+
+
+@pytest.fixture
+def experts(models, tmp_path):
+    path = tmp_path / "experts.json"
+    listed = [{"model": model, "weight": 1 + n} for n, model in enumerate(models)]
+    path.write_text(json.dumps({"kind": "generation", "experts": listed}))
+    return path
+
+
+def test_an_ensemble_answers_where_a_model_would(models, experts, test_file, tmp_path, capsys):
+    words = ["generate", "--data", test_file, "-o", tmp_path / "a.jsonl", "--max-tokens", 4, "--ensemble", experts]
+    code, said, error = command(capsys, *words, "--dry-run", "--json")
+    plan = json.loads(said)
+    assert code == 0 and plan["answers"] == 11 and plan["settings"]["weights"] == [1.0, 2.0], error
+    assert plan["settings"]["model"].endswith("/experts.json") and not (tmp_path / "a.jsonl").exists()
+    code, said, error = command(capsys, *words)
+    assert code == 0 and "11 answers to 11 questions" in said, error
+    assert command(capsys, *words, "--device", "cpu,cpu", "--json")[0] == 0  # goes on: nothing is left to answer
+    code, said, error = command(
+        capsys, "eval", "--data", test_file, "--ensemble", experts, "--compare", models[0], "--max-tokens", 4, "--json"
+    )
+    assert code == 0 and list(json.loads(said)["models"]) == [str(experts), models[0]], error
+
+
+def test_an_ensemble_excludes_a_model_and_a_server(models, experts, test_file, tmp_path, capsys):
+    base = ["generate", "--data", test_file, "-o", tmp_path / "a.jsonl"]
+    for more, code, words in (
+        ([], 2, "Give --model MODEL or --ensemble"),
+        (["--ensemble", experts, "--model", models[0]], 2, "exclude each other"),
+        (["--ensemble", experts, "--endpoint", "http://localhost:1"], 2, "leave out --endpoint"),
+        (["--ensemble", models[0]], 2, "is a directory"),
+        (["--ensemble", "experts.yaml"], 2, "takes a .json file"),
+        (["--ensemble", tmp_path / "exprts.json"], 1, "no such file. Did you mean"),
+        (["--ensemble", experts, "--min-tokens", 600], 1, "min_tokens must be from 0 to max_tokens (512)"),
+        (["--model", models[0], "--min-tokens", 2, "--endpoint", "http://localhost:1"], 1, "min_tokens"),
+        (["--model", experts, "--endpoint", "http://localhost:1"], 1, "experts answer locally"),
+    ):
+        found, _, error = command(capsys, *base, *more)
+        assert found == code and words in error, error
+        assert not (tmp_path / "a.jsonl").exists()
+    code, _, error = command(capsys, "generate", "--data", test_file, "--ensemble", experts, "-o", experts)
+    assert code == 1 and "experts.json" in error and json.loads(experts.read_text())["kind"] == "generation"
+    code, _, error = command(
+        capsys, "eval", "--data", test_file, "--model", models[0], "--compare", tmp_path / "no.json"
+    )
+    assert code == 1 and "no.json: no such file" in error

@@ -6,7 +6,17 @@ import math
 import numpy as np
 import pytest
 
-from expo.evaluate.statistics import paired, pass_at_k, sign_test, tango, wilson
+from expo.evaluate.statistics import (
+    mean,
+    normal_quantile,
+    paired,
+    pass_at_k,
+    sign_test,
+    student,
+    t_quantile,
+    tango,
+    wilson,
+)
 
 
 @pytest.mark.parametrize(("n", "c", "k"), [(5, 2, 1), (5, 2, 3), (6, 0, 4), (6, 6, 2), (7, 3, 5), (7, 3, 7)])
@@ -84,3 +94,69 @@ def test_paired_counts_and_chooses_its_interval():
     assert paired([0.5, 1], [0.5, 0.25]).difference.value == -0.375
     with pytest.raises(ValueError, match="cannot be paired"):
         paired([1], [1, 0])
+
+
+def test_quantiles_are_scipy_s():
+    stats = pytest.importorskip("scipy.stats")
+    for degrees in (1, 2, 3, 4, 5, 9, 10, 99, 500, 1999, 20_001):
+        for level in (0.5, 0.95, 0.99375):
+            assert t_quantile(level, degrees) == pytest.approx(stats.t.ppf(0.5 + level / 2, degrees), rel=3e-6)
+    assert t_quantile(0.95, 10) == pytest.approx(stats.t.ppf(0.975, 10), rel=1e-12)
+    assert normal_quantile(0.99) == pytest.approx(stats.norm.ppf(0.995), rel=1e-12)
+    with pytest.raises(ValueError, match="level"):
+        t_quantile(1.0, 5)
+
+
+@pytest.mark.parametrize("level", [0.95, 0.99])
+def test_the_difference_of_real_scores_is_the_paired_t_test_s(level):
+    stats = pytest.importorskip("scipy.stats")
+    random = np.random.default_rng(4)
+    before = random.normal(-3, 2, 57)
+    after = before + random.normal(0.3, 1, 57)
+    found = paired(before.tolist(), after.tolist(), level=level)
+    wanted = stats.ttest_rel(after, before).confidence_interval(level)
+    assert found.difference.method == "Student's t" and found.difference.n == 57
+    assert (found.difference.low, found.difference.high) == pytest.approx((wanted.low, wanted.high), rel=1e-9)
+    assert found.difference.value == pytest.approx(np.mean(after - before), rel=1e-12)
+    assert found.won + found.lost == 57
+
+
+def test_the_bootstrap_of_real_scores_is_near_the_t_interval_and_the_same_for_the_same_seed():
+    random = np.random.default_rng(5)
+    before = random.normal(0, 1, 900).tolist()
+    after = [score + float(more) for score, more in zip(before, random.normal(0.1, 1, 900), strict=True)]
+    boot = paired(before, after, method="bootstrap", seed=3).difference
+    student_s = paired(before, after, method="t").difference
+    assert (boot.low, boot.high) == pytest.approx((student_s.low, student_s.high), abs=0.008)
+    assert boot == paired(before, after, method="bootstrap", seed=3).difference
+    assert boot != paired(before, after, method="bootstrap", seed=4).difference
+
+
+def test_wider_levels_hold_narrower_ones():
+    before, after = [0, 1, 1, 0, 1, 0] * 8, [1, 1, 0, 1, 1, 0] * 8
+    for method in ("tango", "t", "bootstrap"):
+        narrow, wide = (paired(before, after, method=method, level=level).difference for level in (0.9, 0.99))
+        assert wide.low < narrow.low < narrow.value < narrow.high < wide.high
+    assert wilson(5, 20, level=0.99).low < wilson(5, 20).low
+
+
+def test_the_mean_of_one_model_s_scores():
+    stats = pytest.importorskip("scipy.stats")
+    shares = mean([0.0, 1.0, 0.5, 1.0])
+    assert shares.method == "Wilson" and shares.value == 0.625
+    values = [3.0, -1.5, 2.25, 8.0, 0.0]
+    found = mean(values)
+    wanted = stats.t.interval(0.95, 4, loc=np.mean(values), scale=stats.sem(values))
+    assert (found.low, found.high) == pytest.approx(wanted, rel=1e-9)
+    assert student([2.0]).low == -math.inf
+    with pytest.raises(ValueError, match="no number"):
+        mean([])
+
+
+def test_scores_that_cannot_be_compared_are_refused():
+    with pytest.raises(ValueError, match="no finite number"):
+        paired([0.0, math.nan], [1.0, 1.0])
+    with pytest.raises(ValueError, match="by 'tango'"):
+        paired([0.5], [1.0], method="tango")
+    with pytest.raises(ValueError, match="by 'normal'"):
+        paired([0.5], [1.0], method="normal")

@@ -1,5 +1,6 @@
 """What a journal line says is read back exactly or not at all; nothing that it says is believed unseen."""
 
+import errno
 import os
 import random
 import tempfile
@@ -191,3 +192,13 @@ def test_a_journal_that_is_gone_costs_all_segments_and_no_byte(killed, small, un
     journal.unlink()
     assert small.write(output).segments_resumed == 0
     assert tree(output) == undisturbed
+
+
+def test_a_line_that_the_disk_takes_only_a_part_of_counts_as_a_full_disk_and_is_not_read(tmp_path, monkeypatch):
+    journal = Journal(tmp_path)
+    whole = os.write
+    monkeypatch.setattr(os, "write", lambda fd, line: whole(fd, line[: len(line) // 2]))
+    with pytest.raises(OSError) as told:
+        journal.add(0, 0, Finished("ab" * 16, (1.0, 2.0, 3.0)))
+    monkeypatch.undo()
+    assert told.value.errno == errno.ENOSPC and read_journals(tmp_path) == {}

@@ -27,7 +27,6 @@ from pico import write_checkpoint
 from safetensors.torch import load_file
 
 from expo.errors import NonFinite, OutputError
-from expo.output import partial
 from expo.output.partial import Partial
 
 
@@ -117,7 +116,7 @@ def test_a_lock_that_was_removed_while_it_was_awaited_holds_nothing(tmp_path, mo
             first.open("same", "a run")
         real(fd, how)
 
-    monkeypatch.setattr(partial.fcntl, "flock", flock)
+    monkeypatch.setattr(fcntl, "flock", flock)
     with pytest.raises(OutputError, match="in use by process"):
         second.open("same", "a run")
     first.release()

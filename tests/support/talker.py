@@ -36,9 +36,36 @@ def build_model(seed: int = 0, *, window: int = 128, ends: bool = True):
         num_key_value_heads=2, max_position_embeddings=window, initializer_range=0.3,
         bos_token_id=None, eos_token_id=0 if ends else None, pad_token_id=0,
     )  # fmt: skip
+    return _seeded(LlamaForCausalLM, config, seed)
+
+
+def build_sliding(seed: int = 0):
+    """A Mistral that sees its last 6 tokens only."""
+    from transformers import MistralConfig, MistralForCausalLM
+
+    config = MistralConfig(
+        vocab_size=257, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=128, sliding_window=6, initializer_range=0.3,
+        bos_token_id=None, eos_token_id=0, pad_token_id=0,
+    )  # fmt: skip
+    return _seeded(MistralForCausalLM, config, seed)
+
+
+def build_learned(seed: int = 0):
+    """A GPT-2, whose positions are learnt."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(
+        vocab_size=257, n_embd=32, n_layer=2, n_head=4, n_positions=128, initializer_range=0.3,
+        bos_token_id=None, eos_token_id=0, pad_token_id=0,
+    )  # fmt: skip
+    return _seeded(GPT2LMHeadModel, config, seed)
+
+
+def _seeded(kind, config, seed: int):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return LlamaForCausalLM(config).float().eval()
+        return kind(config).float().eval()
 
 
 def save(folder: Path, seed: int = 0, *, chat: bool = True, window: int = 128) -> Path:

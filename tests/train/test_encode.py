@@ -1,5 +1,7 @@
 """Prompts and completions in tokens: what is taught, what is cut, and how a chat is told apart."""
 
+import re
+
 import pytest
 from taught import CHAT
 
@@ -92,12 +94,38 @@ def test_weights_belong_to_the_completions_tokens(plain):
     def encode(weights):
         return encode_completions(plain, [Completion("f:1", "12=", "13", weights)], ROOMY).rows[0].weights
 
-    assert encode([0.5, 2.0]) == [0.5, 2.0, 1.0]  # the end token has none
+    assert encode([0.5, 2.0]) == [0.5, 2.0, 1.25]  # the end token has none, and gets the others' mean
     assert encode([0.5, 2.0, 0.0]) == [0.5, 2.0, 0.0]
     assert encode(0.25) == [0.25] * 3
     assert encode(None) is None
-    with pytest.raises(BadRows, match="f:1: 4 weights for a completion of 3 tokens, its end token included"):
+    told = "f:1: 4 weights for a completion of 3 tokens, its end token included: '1' '3' '<eos>'"
+    with pytest.raises(BadRows, match=re.escape(told)):
         encode([1.0] * 4)
+
+
+def test_all_rows_with_a_wrong_number_of_weights_are_told_and_how_they_were_cut(plain):
+    rows = [Completion(f"f:{n}", "12=", "13" * n, [1.0, 1.0]) for n in range(1, 21)]
+    with pytest.raises(BadRows) as error:
+        encode_completions(plain, rows, ROOMY)
+    lines = str(error.value).splitlines()
+    assert lines[0] == "f:2: 2 weights for a completion of 5 tokens, its end token included: '1' '3' '1' '3' '<eos>'"
+    assert "19 of 20 rows cannot be trained on (weights: 19)." in lines
+    assert len(error.value.problems[-1].what) < 200 and error.value.problems[-1].what.endswith("... '3' '<eos>'")
+
+
+def test_without_an_end_token_each_weight_belongs_to_a_written_token(plain, chatty):
+    row = Completion("f", "12=", "13", [1.0])
+    with pytest.raises(BadRows, match="1 weight for a completion of 2 tokens: '1' '3'"):
+        encode_completions(plain, [row], ROOMY, end_token=False)
+    (found,) = encode_completions(plain, [row._replace(weights=[1.0, 2.0])], ROOMY, end_token=False).rows
+    assert found.weights == [1.0, 2.0]
+
+
+def test_of_a_chat_the_last_turn_alone_is_taught_and_weighted(chatty):
+    turns = [{"role": role, "content": text} for role, text in (("user", "12"), ("assistant", "1"), ("user", "34"))]
+    row = Completion("f", turns, [{"role": "assistant", "content": "1350"}], [1.0, 2.0, 3.0, 4.0, 5.0])
+    (found,) = encode_completions(chatty, [row], ROOMY).rows
+    assert taught(chatty, found) == ("12=1<eos>34=", "1350<eos>") and found.weights == [1.0, 2.0, 3.0, 4.0, 5.0]
 
 
 # --- Lengths ---------------------------------------------------------------------------------------------------------

@@ -43,6 +43,8 @@ def test_one_of_two_processes_says_what_is_wrong(what, start, tmp_path):
 
 def test_two_processes_are_two_batches_a_step(start, tmp_path):
     rows = [{**row, "weights": (i % 3) / 2} for i, row in enumerate(questions(8))]
+    for i, row in enumerate(rows[::2]):
+        row["weights"] = [0.25 * i + j for j in range(len(row["completion"]) + 1)]
     pairs = preferences(8)
     (tmp_path / "run.py").write_text(SCRIPT)
     (tmp_path / "told.json").write_text(json.dumps({"sft": rows, "dpo": pairs, "settings": SETTINGS}))

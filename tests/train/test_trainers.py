@@ -122,6 +122,34 @@ def test_the_loss_is_the_weighted_mean_over_completions_tokens(start, tmp_path):
     assert logs(tmp_path / "out")[0]["loss"] == pytest.approx(cost / mass, rel=1e-5)
 
 
+@pytest.mark.parametrize(("size", "accumulation"), [(2, 4), (8, 1)])
+def test_a_step_on_weighted_tokens_is_plain_torch_s_in_float64(size, accumulation, start, tmp_path):
+    rows = questions(8)
+    for i, row in enumerate(rows):
+        row["weights"] = [1e-6 * ((i + j) % 4 + 0.1 * i) for j in range(len(row["completion"]) + 1)]
+    rate = 0.5
+    how = {"optimizer": "sgd", "max_grad_norm": 0.0, "schedule": "constant", **EXACT}
+    steps = {"max_steps": 1, "learning_rate": rate, "batch_size": size, "accumulation": accumulation}
+    train_sft(start, rows, tmp_path / "out", **steps, **how)
+    model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float64)
+    tokenizer = AutoTokenizer.from_pretrained(start)
+    cost = mass = torch.zeros((), dtype=torch.float64)
+    for row in rows:
+        prompt = tokenizer(row["prompt"])["input_ids"]
+        answer = [*tokenizer(row["completion"])["input_ids"], tokenizer.eos_token_id]
+        given = torch.tensor(row["weights"], dtype=torch.float64)
+        logits = model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
+        cost = cost + (given * torch.nn.functional.cross_entropy(logits, torch.tensor(answer), reduction="none")).sum()
+        mass = mass + given.sum()
+    (cost / mass).backward()
+    before, after = weights(start), weights(tmp_path / "out")
+    for name, parameter in model.named_parameters():
+        moved = after[name].double() - before[name].double()
+        expected = -rate * parameter.grad
+        assert float((moved - expected).abs().max()) < 1e-6 + 1e-5 * float(expected.abs().max()), name
+    assert max(float((after[name] - before[name]).abs().max()) for name in before) > 1e-2
+
+
 def test_a_weight_of_zero_is_a_row_left_out(start, tmp_path):
     rows = questions(4)
     silent = [{**row, "weights": float(i < 2)} for i, row in enumerate(rows)]

@@ -1,0 +1,53 @@
+"""What a launcher such as torchrun says of this process, read from the environment alone."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from expo.errors import NoRendezvous
+
+# What launchers that start the same command several times call the number of copies.
+_COPIES = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One process among those that a launcher started: its rank among all, and on its own node."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    node: int = 0
+    n_nodes: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """True for the process that prints, locks and publishes."""
+        return self.rank == 0
+
+
+def place(environment: Mapping[str, str] = os.environ) -> Place:
+    """Where this process stands; Place() without a launcher, or where the variables are no numbers."""
+    try:
+        numbers = {name: int(environment[name]) for name in ("RANK", "WORLD_SIZE")}
+        local_rank = int(environment.get("LOCAL_RANK", 0))
+        on_this_node = int(environment.get("LOCAL_WORLD_SIZE", numbers["WORLD_SIZE"]))
+        node = int(environment.get("GROUP_RANK", 0))
+    except (KeyError, ValueError):
+        return Place()
+    if numbers["WORLD_SIZE"] < 2:
+        return Place()
+    n_nodes = max(1, numbers["WORLD_SIZE"] // max(1, on_this_node))
+    return Place(numbers["RANK"], numbers["WORLD_SIZE"], local_rank, node, n_nodes)
+
+
+def check_rendezvous(environment: Mapping[str, str] = os.environ) -> None:
+    """Raise NoRendezvous where several copies were started that cannot find each other."""
+    here = place(environment)
+    if here.size > 1:
+        if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if not environment.get(name)]:
+            raise NoRendezvous(f"{here.size} processes were started, and {' and '.join(missing)} is not set")
+    elif "RANK" not in environment:
+        for copies in _COPIES:
+            if environment.get(copies, "").isdigit() and int(environment[copies]) > 1:
+                raise NoRendezvous(f"{copies} is {environment[copies]}, and no process knows of the others")

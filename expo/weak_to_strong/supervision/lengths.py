@@ -1,0 +1,90 @@
+"""Token counts, what they cost, and how many subtasks a solution of some length gives.
+
+The published rule, in tokens of bert-base-uncased: up to 400 drop, 401 to 1,000 two, 1,001 to 1,600 three, longer drop.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from expo.errors import ExpoError
+from expo.weak_to_strong.supervision.errors import BadNumber
+
+Count = Callable[[str], int]
+WORDS = "words"
+PUBLISHED = "bert-base-uncased"
+
+
+@dataclass(frozen=True)
+class LengthRule:
+    """Longest solutions, in tokens, that are dropped as too short, cut in two, and cut in three."""
+
+    short: int = 400
+    two: int = 1000
+    three: int = 1600
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.short <= self.two <= self.three:
+            rule = (self.short, self.two, self.three)
+            raise BadNumber("length rule", rule, "three whole numbers that do not fall: SHORT, TWO, THREE")
+
+    def parts(self, n_tokens: int) -> int:
+        """2 or 3; 0 where the task is dropped."""
+        if n_tokens <= self.short or n_tokens > self.three:
+            return 0
+        return 2 if n_tokens <= self.two else 3
+
+
+PUBLISHED_RULE = LengthRule()
+
+
+def counter(tokenizer: str) -> Count:
+    """The function that counts a text's tokens. tokenizer: a folder or Hub id, or `words` for what spaces divide."""
+    if tokenizer == WORDS:
+        return lambda text: len(text.split())
+    from transformers import AutoTokenizer
+
+    try:
+        found = AutoTokenizer.from_pretrained(tokenizer)
+    except Exception as error:  # transformers raises whatever the Hub's client raises
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ExpoError(
+            f"the tokenizer {tokenizer} cannot be loaded: {first}\n"
+            "Name a folder with a tokenizer, a Hub id that can be reached, or count words: --tokenizer words."
+        ) from error
+    return lambda text: len(found(text, add_special_tokens=False)["input_ids"])
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What a teacher's tokens cost, for a million of them; None where the user has not said."""
+
+    prompt: float | None = None
+    answer: float | None = None
+
+    def of(self, n_prompt: int, n_answer: int) -> float | None:
+        """The cost of so many tokens."""
+        if self.prompt is None and self.answer is None:
+            return None
+        return ((self.prompt or 0.0) * n_prompt + (self.answer or 0.0) * n_answer) / 1e6
+
+
+UNPRICED = Prices()
+
+
+def spent(prompts: list[str], rows: list[dict[str, Any]], count: Count | None, prices: Prices) -> dict[str, Any]:
+    """What asking cost: calls, tokens of prompts and answers, money.
+
+    Answers' tokens are the teacher's own count where it gives one; what it does not give is counted by `count`.
+    """
+    answered = [row.get("n_tokens") for row in rows]
+    told: dict[str, Any] = {"answers": len(rows)}
+    if count is None and None in answered:
+        return told | {"prompt tokens": None, "answer tokens": None, "cost": None}
+    n_answer = sum(
+        n if n is not None else count(row["response"])
+        for n, row in zip(answered, rows, strict=True)  # type: ignore
+    )
+    n_prompt = sum(map(count, prompts)) if count else None
+    told |= {"prompt tokens": n_prompt, "answer tokens": n_answer}
+    return told | {"cost": prices.of(n_prompt or 0, n_answer) if count else None}

@@ -1,0 +1,191 @@
+"""Against a published checkpoint: how much is bit-identical, how far the rest lies, which alpha it really holds."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from engine import command
+from hypothesis import given
+from hypothesis import strategies as st
+from pico import pico_pair
+from safetensors.torch import load_file, save_file
+
+from expo.analysis.steps import apart, steps
+from expo.dtypes import DTYPES
+
+TORCH = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
+
+
+@pytest.fixture
+def work(hub, tmp_path, monkeypatch, capsys):
+    """sft and dpo here and on the Hub; tester/ref is what the authors' arithmetic gives, out what expo's gives."""
+    pico_pair(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for name in ("sft", "dpo"):
+        hub.add(f"tester/{name}", tmp_path / name)
+    pair = ["--sft", "tester/sft", "--dpo", "tester/dpo", "--stream", "--quiet"]
+    assert command(capsys, "extrapolate", *pair, "--arithmetic", "reference", "-o", "ref")[0] == 0
+    assert command(capsys, "extrapolate", *pair, "-o", "out")[0] == 0
+    hub.add("tester/ref", tmp_path / "ref")
+    return tmp_path
+
+
+def tensors(folder):
+    return {name: t for path in sorted(folder.glob("*.safetensors")) for name, t in load_file(path).items()}
+
+
+def alpha_of(published, folder):
+    """The least-squares multiple of dpo - sft in published - dpo, in float64."""
+    sft, dpo = tensors(folder / "sft"), tensors(folder / "dpo")
+    wide = lambda table, name: table[name].to(torch.float64)  # noqa: E731
+    delta = torch.cat([(wide(dpo, name) - wide(sft, name)).flatten() for name in dpo])
+    held = torch.cat([(wide(published, name) - wide(dpo, name)).flatten() for name in dpo])
+    return float(held @ delta / (delta @ delta)), float(held @ delta / (held.norm() * delta.norm()))
+
+
+def test_a_published_result_of_the_same_arithmetic_is_found_identical_and_nothing_is_written(hub, work, capsys):
+    before = sorted(path.name for path in work.iterdir())
+    pair = ["--sft", "tester/sft", "--dpo", "tester/dpo", "--stream", "--arithmetic", "reference"]
+    code, out, err = command(capsys, "extrapolate", *pair, "--against", "tester/ref", "--json", "--quiet")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["same"] and found["n_tensors_identical"] == found["n_tensors"] == len(tensors(work / "dpo"))
+    assert found["most_steps"] == 0 and found["n_elements_identical"] == found["n_elements"]
+    assert found["published"] == f"tester/ref@{hub.repositories['tester/ref'].head.sha}"
+    assert sorted(path.name for path in work.iterdir()) == before
+
+
+def test_the_effective_alpha_is_that_of_the_published_file_as_float64_gives_it(work, capsys):
+    held, cosine = alpha_of(tensors(work / "ref"), work)
+    for options in (["extrapolate", "--sft", "tester/sft", "--dpo", "tester/dpo"], ["verify", "out"]):
+        code, out, err = command(capsys, *options, "--against", "tester/ref", "--json", "--quiet")
+        assert code == 0, err
+        found = json.loads(out)
+        found = found.get("against", found)
+        assert math.isclose(found["effective_alpha"], held, rel_tol=1e-3)
+        assert math.isclose(found["cosine"], cosine, abs_tol=1e-3) and found["asked_alpha"] == 0.3
+
+
+def test_a_file_of_another_alpha_shows_its_own(hub, work, capsys):
+    pair = ["--sft", "sft", "--dpo", "dpo", "--quiet"]
+    assert command(capsys, "extrapolate", *pair, "--alpha", "0.9", "--dtype", "float32", "-o", "far")[0] == 0
+    code, out, _ = command(capsys, "extrapolate", *pair, "--against", "far", "--json", "--dtype", "float32")
+    assert code == 0 and math.isclose(json.loads(out)["effective_alpha"], 0.9, rel_tol=1e-4)
+
+
+def test_counts_and_steps_are_those_of_the_stored_bytes(work, capsys):
+    ours, theirs = tensors(work / "out"), tensors(work / "ref")
+    same = [name for name in ours if ours[name].view(torch.int16).equal(theirs[name].view(torch.int16))]
+    n_same = sum(int((ours[name].view(torch.int16) == theirs[name].view(torch.int16)).sum()) for name in ours)
+    place = lambda t: torch.where(t < 0, -(t & 0x7FFF), t)  # noqa: E731
+    most = max(
+        int((place(ours[n].view(torch.int16).int()) - place(theirs[n].view(torch.int16).int())).abs().max())
+        for n in ours
+    )
+    _, out, _ = command(capsys, "verify", "out", "--against", "ref", "--json", "--quiet")
+    found = json.loads(out)["against"]
+    assert (found["n_tensors_identical"], found["n_elements_identical"]) == (len(same), n_same)
+    assert 0 < len(same) < len(ours) and found["most_steps"] == most
+
+
+def test_without_the_inputs_the_alpha_is_said_to_be_unknown_and_how_to_give_them(work, capsys):
+    pair = ["--sft", "sft", "--dpo", "dpo", "--quiet"]
+    assert command(capsys, "extrapolate", *pair, "-o", "local")[0] == 0
+    code, out, _ = command(capsys, "verify", "local", "--against", "tester/ref")
+    assert code == 0 and "not known" in out and "--input sft=PATH" in out
+    given = ["--input", "sft=sft", "--input", "dpo=dpo"]
+    code, out, _ = command(capsys, "verify", "local", "--against", "tester/ref", *given)
+    assert code == 0 and "in the published file, 0.3 in the recipe" in out
+
+
+def test_tensors_of_one_side_or_another_form_are_listed(work, capsys):
+    shard = sorted((work / "ref").glob("*.safetensors"))[0]
+    held = load_file(shard)
+    names = sorted(held)
+    held[names[1]] = held[names[1]].to(torch.float16)
+    save_file(held, shard)
+    code, out, err = command(capsys, "verify", "out", "--against", "ref", "--json", "--quiet")
+    assert code == 0, err
+    found = json.loads(out)["against"]
+    assert not found["same"] and [text.split(":")[0] for text in found["unlike"]] == [names[1]]
+
+
+def test_a_published_model_of_other_names_is_refused(work, capsys):
+    save_file({"x": torch.ones(3)}, work / "strange.safetensors")
+    code, _, err = command(capsys, "verify", "out", "--against", "strange.safetensors")
+    assert code == 1 and "no tensor in common" in err
+
+
+def test_against_writes_nothing_and_says_so(work, capsys):
+    pair = ["--sft", "sft", "--dpo", "dpo", "--against", "ref"]
+    code, _, err = command(capsys, "extrapolate", *pair, "-o", "x")
+    assert code == 2 and "writes nothing" in err and not (work / "x").exists()
+
+
+@pytest.mark.parametrize("words", [["tester/none"], ["tester/ref@gone"]])
+def test_a_published_model_that_is_not_there_is_an_error_that_names_it(work, capsys, words):
+    code, _, err = command(capsys, "verify", "out", "--against", *words)
+    assert code == 1 and "tester/" in err and "Traceback" not in err
+
+
+def test_the_audit_of_recipes_is_a_table_of_what_their_headers_name(hub, work, capsys):
+    recipe = (
+        "merge_method: extrapolate\nbase_model: tester/sft\nmodels: [{model: tester/dpo}]\nparameters: {alpha: 0.3}\n"
+    )
+    (work / "good.yaml").write_text(f"# A\n# published: tester/ref\n{recipe}")
+    (work / "lost.yaml").write_text(f"# A\n# published: tester/gone\n{recipe}")
+    (work / "silent.yaml").write_text(recipe)
+    before = {path.name for path in work.iterdir()}
+    code, out, err = command(capsys, "recipes", "audit", "good.yaml", "lost.yaml", "silent.yaml")
+    row = next(line for line in out.splitlines() if line.startswith("good.yaml"))
+    n = len(tensors(work / "dpo"))
+    assert f"{n} of {n}" in row and "100 %" in row and "0 steps" in row
+    assert code == 1 and "2 recipes of 3 could not be compared" in err
+    assert "tester/gone" in err and "names no repository" in err
+    code, out, _ = command(capsys, "recipes", "audit", "good.yaml", "--json")
+    assert code == 0 and json.loads(out)["same"] and json.loads(out)["recipe"] == "good.yaml"
+    assert {path.name for path in work.iterdir()} == before
+
+
+def test_every_shipped_recipe_of_the_authors_names_what_they_published():
+    from expo.analysis.audit import published_of
+    from expo.cli.recipes import library
+
+    found = {name: published_of(file.read_text()) for name, file in library().items() if name.startswith("expo/")}
+    assert len(found) >= 16 and all(found.values())
+
+
+# --- steps ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["F16", "BF16"])
+def test_every_neighbour_of_a_16_bit_type_is_one_step_away(name):
+    every = np.arange(1 << 16, dtype=np.uint16)
+    values = torch.from_numpy(every.copy()).view(TORCH[name]).to(torch.float64)
+    finite = torch.isfinite(values).numpy()
+    words, values = every[finite], values.numpy()[finite]
+    order = np.lexsort((~np.signbit(values), values))  # -0 before +0
+    words, values = words[order], values[order]
+    far = steps(words[:-1], words[1:], DTYPES[name])
+    assert np.array_equal(far, np.where(values[:-1] == values[1:], 0, 1))
+
+
+@given(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1))
+def test_steps_of_float64_are_exact_however_far(a, b):
+    place = lambda w: -(w & (2**63 - 1)) if w >> 63 else w  # noqa: E731
+    found = steps(np.array([a], np.uint64), np.array([b], np.uint64), DTYPES["F64"])
+    assert int(found[0]) == abs(place(a) - place(b))
+
+
+def test_nan_and_types_without_an_order_are_counted_apart():
+    a = torch.tensor([1.0, 2.0, math.nan, 4.0], dtype=torch.bfloat16)
+    b = torch.tensor([1.0, math.nan, math.nan, 4.03125], dtype=torch.bfloat16)
+    views = [memoryview(t.view(torch.uint8).numpy()) for t in (a, b)]
+    found = apart(*views, DTYPES["BF16"], 100)
+    assert (found.n_elements, found.n_identical, found.n_uncomparable) == (4, 2, 1)
+    assert (found.most_steps, found.worst) == (1, 103)
+    whole = [memoryview(np.array(x, np.int64)).cast("B") for x in ([1, 2, 3], [1, 5, 3])]
+    found = apart(*whole, DTYPES["I64"], 0)
+    assert (found.n_identical, found.n_uncomparable, found.worst) == (2, 1, -1)

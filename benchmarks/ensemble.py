@@ -13,9 +13,8 @@ import statistics
 import sys
 from pathlib import Path
 
-from measure import ChildFailed, machine, run_child, versions
+from measure import ChildFailed, keep, machine, run_child, versions
 
-HERE = Path(__file__).resolve().parent
 PACKAGES = ("expo", "torch", "transformers")
 RUNS = ("running-sum", "running-sum-classes")
 
@@ -38,8 +37,7 @@ def main() -> None:
         show(name, result["runs"][name])
     print(json.dumps(result))
     if arguments.save:
-        path = HERE / "results" / f"ensemble-{result['date']}.json"
-        path.write_text(json.dumps(result, indent=1) + "\n")
+        keep("ensemble", result)
 
 
 def parsed() -> argparse.Namespace:

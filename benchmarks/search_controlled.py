@@ -20,9 +20,8 @@ import time
 from itertools import product
 from pathlib import Path
 
-from measure import machine, versions
+from measure import keep, machine, versions
 
-HERE = Path(__file__).resolve().parent
 PACKAGES = ("expo", "torch", "transformers")
 FRACTIONS = (0.05, 0.1, 0.2, 0.4, 1.0)
 AXES = ("data", "steps", "data-all-steps")
@@ -49,7 +48,7 @@ def main() -> None:
         cells.append(found)
         print(line_of(found), file=sys.stderr, flush=True)
     result = {
-        "benchmark": "search: controlled experiment",
+        "benchmark": "controlled",
         "date": datetime.date.today().isoformat(),
         "machine": machine(),
         "versions": versions(PACKAGES),
@@ -63,7 +62,7 @@ def main() -> None:
     show(result)
     print(json.dumps(result))
     if arguments.save:
-        save(result)
+        keep("search", result)
 
 
 def parsed() -> argparse.Namespace:
@@ -313,13 +312,6 @@ def show(result: dict) -> None:
             file=sys.stderr,
         )
     print(f"test accuracy in %, means of seeds {result['seeds']}; in brackets 95 % intervals", file=sys.stderr)
-
-
-def save(result: dict) -> None:
-    """Into the day's file, beside what other benchmarks have written there."""
-    path = HERE / "results" / f"search-{result['date']}.json"
-    held = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps(held | {"controlled": result}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

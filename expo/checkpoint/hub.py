@@ -174,6 +174,7 @@ def _from_cache(text: str, repo_id: str, revision: str | None, cause: HubUnreach
         with translated(repo_id, revision, LocalEntryNotFoundError):
             folder = Path(snapshot_download(repo_id, revision=revision, local_files_only=True, ignore_patterns=ignored))
         source = from_folder(text, folder, repo_id=repo_id, revision=folder.name, max_header=max_header)
+        _check_folders(repo_id, source)
         absent = [
             name for part in (source, *source.folders) for name in part.weights if not (part.folder / name).exists()
         ]
@@ -184,6 +185,18 @@ def _from_cache(text: str, repo_id: str, revision: str | None, cause: HubUnreach
         remedy = f"With a connection: `hf download {repo_id}{f' --revision {revision}' if revision else ''}`."
         raise (HubNotCached if "HF_HUB_OFFLINE" in str(cause) else HubUnreachable)(problem, remedy) from None
     return source
+
+
+def _check_folders(repo_id: str, source: Source) -> None:
+    """LocalEntryNotFoundError where the cached listing has weights in a sub-folder, and the snapshot has none."""
+    from huggingface_hub import snapshot_download
+
+    listed = list_of(source.side_files)
+    known = {part.folder.name for part in source.folders}
+    empty = [name for name in listed_folders(source.folder / listed) if name not in known] if listed else []
+    if empty:
+        patterns = [f"{glob.escape(name)}/*{suffix}" for name in empty for suffix in (".safetensors", ".bin")]
+        snapshot_download(repo_id, revision=source.revision, local_files_only=True, allow_patterns=patterns)
 
 
 def _probe(endpoint: str) -> None:

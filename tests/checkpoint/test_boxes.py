@@ -59,6 +59,16 @@ KINDS = ("stack", "cat", "chunk", "transpose", "unbind", "interleave", "flatten"
 MOVES = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 4)), min_size=1, max_size=6)
 
 
+def test_steps_that_do_not_fit_the_rows_are_cut_row_by_row():
+    store = Store()
+    chain = [("interleave", 1)] * 3  # a step of 3 over rows of 2
+    real = [torch.arange(192, dtype=torch.int32).view(SHAPE)]
+    spec = as_spec("x", boxed(moves([symbolic(Boxed.whole(store.put(real[0])))], chain)))
+    out = bytearray(192 * 4)
+    spec.view.read_into(memoryview(out), 0, store.read, {})
+    assert bytes(out) == moves(real, chain).contiguous().numpy().tobytes()
+
+
 @settings(max_examples=120, deadline=None)
 @given(MOVES, st.data())
 def test_any_chain_of_moves_gives_what_torch_gives_in_any_piece(chain, data):

@@ -10,7 +10,7 @@ from sub_folders import KINDS
 
 import expo
 from expo.checkpoint import open_checkpoint
-from expo.errors import HubUnreachable, MissingShard
+from expo.errors import HubNotCached, MissingShard
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_the_cache_serves_without_a_connection_if_it_holds_every_folder(models, 
     assert offline.tensors == online.tensors and offline.source.revision == online.source.revision
     lost = next(file.path for name, file in online.files.items() if name.startswith(KINDS[kind][1][-1] + "/"))
     lost.unlink()
-    with pytest.raises(HubUnreachable, match="does not hold the whole of org/dpo"):
+    with pytest.raises(HubNotCached, match="does not hold the whole of org/dpo"):
         open_checkpoint("org/dpo")
 
 

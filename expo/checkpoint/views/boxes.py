@@ -179,15 +179,13 @@ def _part(box: Box, k: int, inner: int) -> Iterator[Box]:
         row = Axis(own.start // inner, max(1, own.step // inner), own.size, own.stride)
         yield box.with_axis(k, row, Axis(own.start % inner, 1, 1, 0))
         return
-    if inner % own.step:
-        raise NotExpressible(f"a step of {own.step} does not fit rows of {inner}")
     each = inner // own.step
     done = 0
     while done < own.size:
         row, column = divmod(own.start + own.step * done, inner)
-        in_row = min(own.size - done, each - column // own.step)
-        whole = (own.size - done) // each if in_row == each else 0
-        n_rows, n = (whole, each) if whole else (1, in_row)
+        in_row = min(own.size - done, -((column - inner) // own.step))
+        alike = inner % own.step == 0 and in_row == each  # else the next row begins in another column
+        n_rows, n = ((own.size - done) // each, each) if alike else (1, in_row)
         rows = Axis(row, 1, n_rows, own.stride * each)
         yield box.with_axis(k, rows, Axis(column, own.step, n, own.stride), skipped=done * own.stride)
         done += n_rows * n

@@ -168,9 +168,9 @@ def recipe_fields(options: dict[str, Any]) -> dict[str, Any]:
         "tower",
         "saturate",
         "allow_non_finite",
-        "stream",
     )
     found = {name: options[name] for name in names}
+    found["stream"] = options.get("stream")  # a search reads its inputs once a try, and does not offer it
     found["shard_size"] = parse_size(options["shard_size"]) if options["shard_size"] else None
     found["rename"] = tuple(parse_rename(rule) for rule in options["rename"]) or None
     found["max_header"] = parse_size(options["max_header"])

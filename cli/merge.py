@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from expo.cli.hub_options import BRANCH, PR, PRIVATE, PUSH_TO
+from expo.cli.hub_options import BRANCH, PR, PRIVATE, PUSH_TO, target_of
 from expo.cli.options import (
     CONNECTIONS,
     DRY_RUN,
@@ -62,41 +62,44 @@ def merge(recipe: Path, out: Path | None, output: Path | None, sets: tuple[str, 
 
 def _write(recipes, output: Path | None, options: dict[str, Any]) -> None:
     """Check everything, then run stage after stage; prints plans or summaries."""
-    from expo.cli.write import check_room, checked_target, closing, stream, warn
+    from expo.cli.write import closing, stream, warn
     from expo.planning.budget import check_memory, default_threads, summary, totals
     from expo.stages import Run
 
     threads = options["threads"] or default_threads()
-    as_json, quiet, target = options["as_json"], options["quiet"], checked_target(options)
-    run = Run(recipes, output or target.place, options["overwrite"], passes=output is None)
-    if target and len(recipes.results) > 1:
-        names = ", ".join(stage.name for stage in recipes.results)
-        raise click.UsageError(f"The recipe has several results ({names}): run it without --push-to, then push each.")
+    as_json, quiet, target = options["as_json"], options["quiet"], target_of(options)
+    if target:
+        target.check()
+    run = Run(recipes, output, options["overwrite"], target)
     planned = run.check()
     for _, plan in planned:
         check_memory(plan, threads)
-    if target:
-        check_room(planned[-1][1], target)
     several = len(recipes.stages) > 1
     if not (as_json and options["dry_run"]) and not quiet:
         for note in recipes.notes:
             click.echo(f"note: {note}", err=True)
+
+    def told(stage, plan) -> str:
+        place = target.label if run.is_passing(stage) else run.folder(stage)
+        return (f"{stage.name} -> {place}\n" if several else "") + summary(plan, threads, passes=run.is_passing(stage))
+
     if options["dry_run"]:
-        plans = [{"name": s.name, "plan": totals(p, threads), "warnings": p.warnings} for s, p in planned]
+        plans = [
+            {"name": s.name, "plan": totals(p, threads, passes=run.is_passing(s)), "warnings": p.warnings}
+            for s, p in planned
+        ]
         if as_json:
             click.echo(json.dumps({"stages": plans, "notes": recipes.notes} if several else plans[0]))
             return
         for stage, plan in planned:
-            click.echo((f"{stage.name} -> {run.folder(stage)}\n" if several else "") + summary(plan, threads))
+            click.echo(told(stage, plan))
             warn(*plan.warnings)
         return
 
-    def one(stage, plan, folder: Path, overwrite: bool):
+    def one(stage, plan, place: Path | None, overwrite: bool, target):
         if not quiet:
-            click.echo((f"{stage.name} -> {folder}\n" if several else "") + summary(plan, threads), err=True)
-        passes = output is None and stage in recipes.results
-        place = None if passes else folder
-        return stream(plan, place, overwrite, options, target if stage in recipes.results else None)
+            click.echo(told(stage, plan), err=True)
+        return stream(plan, place, overwrite, options, target)
 
     reports = run.run(one, keep_stages=options["keep_stages"])
     if as_json:

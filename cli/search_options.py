@@ -13,11 +13,8 @@ from expo.cli.options import DRY_RUN, OVERWRITE, PLUGIN, output
 from expo.recipe import CHOICES
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
-# Of `expo generate`, those that do not concern its model, its server or its seed.
-_ANSWERS = (
-    "samples", "temperature", "greedy", "top_p", "top_k", "presence_penalty", "frequency_penalty", "preset",
-    "max_tokens", "stop", "demos", "chat", "template", "long_prompts", "batch_tokens", "trust_remote_code",
-)  # fmt: skip
+# Of `expo generate`, those that concern its model, its server or its seed; all others are search's too.
+_OTHERS = ("seed", "endpoint", "concurrency", "device", "dtype")
 OF_METRICS = (
     "extraction", "equivalence", "judge_seconds", "gold_field", "demos", "chat", "template", "long_prompts",
     "batch_tokens", "reward_dtype", "num_fewshot", "include_path", "batch_size",
@@ -115,11 +112,12 @@ def _answers() -> list[click.Option]:
     @asking
     def bare() -> None: ...
 
-    known = {one.name: one for one in bare.__click_params__}
     found = []
-    for name in reversed(_ANSWERS):
-        option = copy.copy(known[name])
-        if name in OF_METRICS:
+    for one in bare.__click_params__:
+        if one.name in _OTHERS:
+            continue
+        option = copy.copy(one)
+        if option.name in OF_METRICS:
             option.default, option.show_default = None, None
         found.append(option)
     return found

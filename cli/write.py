@@ -1,6 +1,7 @@
 """What every command that writes a checkpoint does after it has a recipe: plan, run, and say what came of it."""
 
 import json
+import os
 import shlex
 from typing import Any
 
@@ -16,49 +17,38 @@ def write(recipe: Recipe, options: dict[str, Any]) -> None:
     from expo.planning.budget import check_memory, default_threads, summary, totals
     from expo.planning.build import plan
     from expo.planning.identity import check_output
+    from expo.planning.on_the_hub import check_passage, check_room
 
     quiet, as_json = options["quiet"], options["as_json"]
-    target = checked_target(options)
+    target = target_of(options)
     if options["output"] is None and target is None:
         raise click.UsageError("Name the output: -o OUTPUT, or --push-to ORG/NAME.")
+    if target:
+        target.check()
     planned = plan(recipe)
     threads = options["threads"] or default_threads()
-    if options["output"] is not None:  # else the run itself checks what little it needs
+    passes = options["output"] is None
+    if passes:
+        check_passage(planned, target.place)
+    else:
         check_output(planned, FolderSink(options["output"], overwrite=options["overwrite"]))
     check_memory(planned, threads)
     if target:
         check_room(planned, target)
     if options["dry_run"]:
         if as_json:
-            click.echo(json.dumps({"plan": totals(planned, threads), "warnings": planned.warnings}))
+            click.echo(json.dumps({"plan": totals(planned, threads, passes=passes), "warnings": planned.warnings}))
         else:
-            click.echo(summary(planned, threads))
+            click.echo(summary(planned, threads, passes=passes))
             warn(*planned.warnings)
         return
     if not quiet:
-        click.echo(summary(planned, threads), err=True)
+        click.echo(summary(planned, threads, passes=passes), err=True)
     report = stream(planned, options["output"], options["overwrite"], options, target)
     if as_json:
         click.echo(json.dumps(report.record()))
     elif not quiet:
         click.echo(closing(report))
-
-
-def checked_target(options: dict[str, Any]):
-    """The target of --push-to, where access to it has been checked; None without one."""
-    target = target_of(options)
-    if target:
-        target.check()
-    return target
-
-
-def check_room(planned, target) -> None:
-    """Refuse a target that holds something else than the plan's result."""
-    from expo.planning.identity import may_be_result
-
-    said = target.read_small("expo.json") if target.held.own and not target.replaces else None
-    if said is None or not may_be_result(planned, said):
-        target.check_room()
 
 
 def stream(planned, output, overwrite: bool, options: dict[str, Any], target=None):
@@ -87,10 +77,15 @@ def stream(planned, output, overwrite: bool, options: dict[str, Any], target=Non
 
 
 def closing(report) -> str:
-    """The summary that closes a run."""
+    """The summary that closes a run; what it says to do next is of the very commit, where nothing lies here."""
     from expo.planning.budget import size
 
-    record = report.record()
+    record, done = report.record(), report.published
+    passed = done and not os.path.isabs(report.output)
+    place = f"{done.repo_id}@{done.commit} --stream" if passed else shlex.quote(report.output)
+    next_one = f"next: expo verify {place}"
+    if passed and done.already and not report.seconds:
+        return f"{told(done)}\n{next_one}"
     lines = [
         f"wrote {report.output}: {report.tensors} tensors, {size(report.n_bytes_written)} "
         f"in {report.seconds:.2f} s + {report.fsync_seconds:.2f} s {'to the Hub' if report.passed else 'to the disk'}"
@@ -105,7 +100,7 @@ def closing(report) -> str:
         )
     if report.published:
         lines.append(told(report.published))
-    lines.append(f"next: expo verify {shlex.quote(report.output)}")
+    lines.append(next_one)
     return "\n".join(lines)
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from expo.checkpoint import open_checkpoint
     from expo.errors import ExpoError, OutputError, PlanError, RecipeError
     from expo.methods import method
+    from expo.output.hub import HubTarget
     from expo.planning import plan
     from expo.publish import push
     from expo.recipe import Recipe, extrapolation, read_recipe
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ExpoError": "expo.errors",
+    "HubTarget": "expo.output.hub",
     "OutputError": "expo.errors",
     "PlanError": "expo.errors",
     "Recipe": "expo.recipe",
@@ -41,6 +43,7 @@ _HOMES = {
 
 __all__ = [
     "ExpoError",
+    "HubTarget",
     "OutputError",
     "PlanError",
     "Recipe",
@@ -59,17 +62,19 @@ __all__ = [
 ]
 
 
-def extrapolate(*, sft, dpo, output, alpha: float = 0.3, overwrite: bool = False, **settings: Any):
-    """Write dpo + alpha * (dpo - sft) to the folder `output`; returns the run's Report.
+def extrapolate(*, sft, dpo, output=None, alpha: float = 0.3, overwrite: bool = False, push_to=None, **settings: Any):
+    """Write dpo + alpha * (dpo - sft) to the folder `output`, to the Hub, or to both; returns the run's Report.
 
     sft, dpo: a folder, a weight file, or a Hub id (org/name or org/name@revision).
+    push_to: "org/name", or an expo.HubTarget (private, branch, pr). Without an output the result is kept nowhere else.
     settings: fields of Recipe (dtype, rounding, seed, ...) and options of `expo.run` (threads, device, ...).
-    Raises RecipeError, PlanError, OutputError or a DataError; the output appears whole or not at all.
+    Raises RecipeError, PlanError, OutputError, PushError or a DataError; the output appears whole or not at all.
     Source: Zheng et al., "Model Extrapolation Expedites Alignment", arXiv:2404.16792.
     """
     from dataclasses import fields
 
     from expo.planning import plan
+    from expo.planning.on_the_hub import check_room, checked_target
     from expo.recipe import Recipe, extrapolation
     from expo.stream import run
 
@@ -77,7 +82,11 @@ def extrapolate(*, sft, dpo, output, alpha: float = 0.3, overwrite: bool = False
     asked = {name: value for name, value in settings.items() if name in of_recipe}
     options = {name: value for name, value in settings.items() if name not in of_recipe}
     recipe = extrapolation(sft=sft, dpo=dpo, alpha=alpha, **asked)
-    return run(plan(recipe), output, overwrite=overwrite, **options)
+    target = checked_target(push_to, output, overwrite=overwrite)
+    planned = plan(recipe)
+    if target:
+        check_room(planned, target)
+    return run(planned, output, overwrite=overwrite, target=target, **options)
 
 
 def __getattr__(name: str) -> Any:

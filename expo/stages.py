@@ -15,32 +15,38 @@ import xxhash
 
 from expo.checkpoint import open_checkpoint
 from expo.checkpoint.spec import Checkpoint, Source, TensorSpec, WeightFile
-from expo.errors import ExpoError, OutputError, PlanError
+from expo.errors import ExpoError, OutputError, PlanError, RecipeError
 from expo.output.folder import FolderSink
+from expo.output.hub import HubTarget
 from expo.planning import Plan, plan
+from expo.planning.budget import disk_bytes
 from expo.planning.complaints import Told
 from expo.planning.identity import check_output, fingerprint, input_records
+from expo.planning.on_the_hub import check_passage, check_room, checked_target
 from expo.recipe import Recipe, Recipes, Stage, read_recipe
 
 _RECORD = "stages.json"  # name of a finished stage -> the fingerprint of its run
-Runner = Callable[[Stage, Plan, Path, bool], Any]  # (stage, plan, output, overwrite) -> report
+# (stage, plan, output, overwrite, target) -> report
+Runner = Callable[[Stage, Plan, Path | None, bool, HubTarget | None], Any]
 
 
 def merge(
     recipe: str | Path | Recipe | Recipes,
-    output: str | Path,
+    output: str | Path | None = None,
     *,
     sets: Sequence[str] = (),
     keep_stages: bool = False,
     overwrite: bool = False,
+    push_to: str | HubTarget | None = None,
     **settings: Any,
 ) -> Any:
-    """Run a recipe into the folder `output`; returns the Report of its result, or of each result by name.
+    """Run a recipe into the folder `output`, to the Hub, or to both; returns the Report, or one by each result's name.
 
     recipe: a YAML file, YAML text, or a Recipe. sets: changes such as "parameters.weight=0.4".
     keep_stages: leave what earlier stages made in OUTPUT.stages.
+    push_to: "org/name", or an expo.HubTarget, of a recipe with one result. Without an output nothing is kept here.
     settings: fields of Recipe that count instead of the file's, and options of `expo.run` (threads, device, ...).
-    Raises RecipeError, PlanError, OutputError or a DataError; the output appears whole or not at all.
+    Raises RecipeError, PlanError, OutputError, PushError or a DataError; the output appears whole or not at all.
     """
     from expo.stream import run
 
@@ -51,10 +57,11 @@ def merge(
         recipe = Recipes((Stage("final", recipe, {}),))
     elif not isinstance(recipe, Recipes):
         recipe = read_recipe(recipe, sets)
-    run_of = Run(recipe.with_settings(**asked), Path(output), overwrite)
+    target = checked_target(push_to, output, overwrite=overwrite)
+    run_of = Run(recipe.with_settings(**asked), output and Path(output), overwrite, target)
     run_of.check()
     reports = run_of.run(
-        lambda stage, planned, folder, replaced: run(planned, folder, overwrite=replaced, **options),
+        lambda stage, planned, place, replaced, shown: run(planned, place, overwrite=replaced, target=shown, **options),
         keep_stages=keep_stages,
     )
     return next(iter(reports.values())) if len(reports) == 1 else reports
@@ -65,11 +72,17 @@ class Run:
     """The stages of one recipe on their way into one output."""
 
     recipes: Recipes
-    output: Path
+    output: Path | None
     overwrite: bool = False
-    passes: bool = False  # the one result goes to the Hub alone; OUT is where its journal and the stages lie
+    target: HubTarget | None = None  # on the Hub, checked; without an output the one result goes there alone
 
     def __post_init__(self) -> None:
+        if self.target and len(self.recipes.results) > 1:
+            names = ", ".join(stage.name for stage in self.recipes.results)
+            raise RecipeError(f"the recipe has several results ({names}): merge into a folder, then push each of them.")
+        self.passes = self.output is None
+        if self.passes:
+            self.output = self.target.place  # of its journal, and of the stages before it
         if not self.output.name:
             raise OutputError(f"{self.output} cannot be written as a folder. Choose another output.")
         self.between = self.output.with_name(self.output.name + ".stages")
@@ -81,6 +94,10 @@ class Run:
         if stage not in results:
             return self.between / stage.name
         return self.output if len(results) == 1 else self.output / stage.name
+
+    def is_passing(self, stage: Stage) -> bool:
+        """Whether a stage's output goes to the Hub alone."""
+        return self.passes and stage in self.recipes.results
 
     def plans(self) -> Iterator[tuple[Stage, Plan]]:
         """Every stage's plan, from what is there and what earlier stages will have made; raises PlanError.
@@ -102,15 +119,19 @@ class Run:
     def check(self) -> list[tuple[Stage, Plan]]:
         """The plans, when all that can be known to fail before anything runs is well.
 
-        Raises PlanError, OutputError or DiskFull.
+        Raises PlanError, OutputError, TargetHolds or DiskFull.
         """
         planned = list(self.plans())
         results, done = self.recipes.results, self._done()
         for stage, stage_plan in planned:
-            if stage in results and not self.passes and done.get(stage.name) != fingerprint(stage_plan):
+            if self.is_passing(stage):
+                check_passage(stage_plan, self.folder(stage))
+            elif stage in results and done.get(stage.name) != fingerprint(stage_plan):
                 check_output(stage_plan, FolderSink(self.folder(stage), overwrite=self.overwrite))
         if len(planned) > 1:
             self._check_room(planned)
+        if self.target and planned[-1][0] in results:
+            check_room(planned[-1][1], self.target)
         return planned
 
     def run(self, run: Runner, *, keep_stages: bool = False) -> dict[str, Any]:
@@ -124,7 +145,9 @@ class Run:
             planned, folder = self._plan(stage, made), self.folder(stage)
             key = fingerprint(planned)
             if first(self._is_missing, stage, key, folder):
-                report = run(stage, planned, folder, self.overwrite or stage not in results)
+                place = None if self.is_passing(stage) else folder
+                target = self.target if stage in results else None
+                report = run(stage, planned, place, self.overwrite or stage not in results, target)
                 first(self._note_done, stage.name, key)
                 if stage in results:
                     reports[stage.name] = report
@@ -180,9 +203,9 @@ class Run:
     def _check_room(self, planned: list[tuple[Stage, Plan]]) -> None:
         done, needed = self._done(), 0
         for stage, stage_plan in planned:
-            if self.passes and stage in self.recipes.results:
-                continue
-            if done.get(stage.name) != fingerprint(stage_plan):
+            if self.is_passing(stage):
+                needed += disk_bytes(stage_plan, passes=True)
+            elif done.get(stage.name) != fingerprint(stage_plan):
                 needed += stage_plan.n_bytes_written
         there = next(parent for parent in self.between.absolute().parents if parent.exists())
         begun = sum(path.stat().st_blocks * 512 for path in self._begun() if path.is_file())
@@ -263,10 +286,9 @@ def expected(planned: Plan, folder: Path) -> Checkpoint:
     tensors = {
         job.name: TensorSpec(job.name, job.dtype, job.shape, job.file, job.at, job.n_bytes) for job in planned.jobs
     }
+    hashes = {shard.name: xxhash.xxh3_128_hexdigest(shard.header[8:]) for shard in planned.shards}  # without its length
     files = {
-        shard.name: WeightFile(
-            shard.name, folder / shard.name, shard.n_bytes, 0, xxhash.xxh3_128_hexdigest(shard.header), {}
-        )
+        shard.name: WeightFile(shard.name, folder / shard.name, shard.n_bytes, 0, hashes[shard.name], {})
         for shard in planned.shards
     }
     own = planned.donor.source

@@ -66,7 +66,7 @@ def test_stages_are_kept_when_asked_for_and_used_again(home):
 def test_a_run_that_was_stopped_between_stages_goes_on(home):
     ran = []
 
-    def stop_at_the_second(stage, planned, folder, overwrite):
+    def stop_at_the_second(stage, planned, folder, overwrite, target):
         ran.append(stage.name)
         if len(ran) == 2:
             raise Interrupted("stop")

@@ -15,7 +15,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from expo.checkpoint.adapters import CONFIG, SIDE_FILES, WEIGHTS, adapter_in_folder, choose_adapter
 from expo.checkpoint.contents import WEIGHT_SUFFIXES, choose_weights, is_side_file
-from expo.checkpoint.hub_errors import patiently, translated
+from expo.checkpoint.hub_errors import keep_addresses_unsaid, patiently, translated
 from expo.checkpoint.pipelines import list_of, listed_folders, weights_in
 from expo.checkpoint.remote import RemoteFile
 from expo.checkpoint.source import from_folder
@@ -147,6 +147,7 @@ def _listing(repo_id: str, revision: str | None, *, details: bool = False) -> tu
     if constants.HF_HUB_OFFLINE:
         raise HubUnreachable(f"{repo_id}: HF_HUB_OFFLINE is set.")
     _probe(constants.ENDPOINT)
+    keep_addresses_unsaid()
     from huggingface_hub import HfApi
 
     asked = {"revision": revision, "files_metadata": details, "timeout": TIMEOUT}

@@ -23,6 +23,13 @@ LONGEST_WAIT = 300.0  # seconds that a server may ask for: the Hub's limits coun
 Result = TypeVar("Result")
 
 
+def keep_addresses_unsaid() -> None:
+    """Have huggingface_hub log errors alone: what it says of a failed try names addresses, signatures and all."""
+    from huggingface_hub.utils import logging
+
+    logging.set_verbosity_error()
+
+
 @contextmanager
 def translated(repo_id: str, revision: str | None, *passed: type[Exception]) -> Iterator[None]:
     """Turn what huggingface_hub raises into a HubError. passed: what the caller handles."""
@@ -70,9 +77,9 @@ def _may_pass(error: Exception) -> bool:
 
 def refusal(error: Exception, repo_id: str, revision: str | None) -> HubError:
     """The error to raise for one of huggingface_hub's: what, and what to do."""
-    from huggingface_hub import errors, get_token
+    from huggingface_hub import constants, errors, get_token
 
-    page = f"https://huggingface.co/{repo_id}"
+    page = f"{constants.ENDPOINT}/{repo_id}"
     status = getattr(_answer_to(error), "status_code", None)
     if isinstance(error, errors.RevisionNotFoundError):
         return HubRevisionNotFound(

@@ -5,71 +5,18 @@ their way; a lone read elsewhere is one request of its own length. Each block is
 number of buffers, and passes through its file's hash as long as no block before it is missing.
 """
 
-import bisect
-import itertools
 import threading
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
+from expo.checkpoint import blocks
+from expo.checkpoint.blocks import Block, Buffers, Track, depth_for
 from expo.checkpoint.remote import RemoteFile
-from expo.errors import Interrupted
+from expo.errors import Interrupted, RecipeError
 
-BLOCK = 8 * 2**20  # bytes of one request
 CONNECTIONS = 8  # requests in flight at a time, in all, unless another number is asked for
-ROOM = 16  # blocks held at a time; more where many checkpoints are read at once
-_EACH = 3  # blocks at least for each checkpoint: two that are read, one on its way
-_LAG = 4  # blocks that are kept behind the front for threads that are still there
-_ENDS = 16  # where the last lone reads ended
 
-
-def room_for(tracks: int) -> int:
-    """How many blocks are held while so many checkpoints are read; times BLOCK it is the memory that takes."""
-    return max(ROOM, _EACH * tracks) if tracks else 0
-
-
-@dataclass(eq=False)
-class Block:
-    """One block's buffer."""
-
-    track: "Track"
-    number: int
-    buffer: bytearray
-    n_bytes: int
-    is_ready: bool = False
-    readers: int = 0
-    error: BaseException | None = None
-
-
-@dataclass(eq=False)
-class Track:
-    """The files of one checkpoint as one row of blocks."""
-
-    files: tuple[RemoteFile, ...]
-    users: int = 0
-    front: int = -1  # the block that reading front to back has come to
-    places: dict[int, int] = field(default_factory=dict)  # thread -> the block that it read last
-    ends: deque = field(default_factory=lambda: deque(maxlen=_ENDS))
-
-    def __post_init__(self) -> None:
-        counts = [-(-file.n_bytes // BLOCK) for file in self.files]
-        self.starts = [0, *itertools.accumulate(counts)]  # the number of each file's first block
-        self.place = {id(file): k for k, file in enumerate(self.files)}
-
-    def number(self, file: RemoteFile, at: int) -> int:
-        """The block that holds a byte of a file."""
-        return self.starts[self.place[id(file)]] + at // BLOCK
-
-    @property
-    def tail(self) -> int:
-        """The first block that is still read."""
-        return min([self.front - 1, *(place for place in self.places.values() if place >= self.front - _LAG)])
-
-    def span(self, number: int) -> tuple[int, int, int]:
-        """Which file a block belongs to, and the bytes [first, last) of it."""
-        k = bisect.bisect_right(self.starts, number) - 1
-        first = (number - self.starts[k]) * BLOCK
-        return k, first, min(first + BLOCK, self.files[k].n_bytes)
+MOST = 16  # the Hub limits the rate of requests
 
 
 class ReadAhead:
@@ -77,15 +24,23 @@ class ReadAhead:
 
     def __init__(self) -> None:
         self.turn = threading.Condition()
-        self.connections = CONNECTIONS  # of what is opened from now on
+        self._connections = CONNECTIONS
         self.tracks: list[Track] = []
-        self.blocks: dict[tuple[int, int], Block] = {}  # (identity of the track, number)
         self.wanted: deque[tuple[Track, int]] = deque()  # blocks that a reader waits for
-        self.free: list[bytearray] = []
-        self.made = 0  # buffers
+        self.held = Buffers()
         self.hashing: set[int] = set()  # identities of files that a thread is hashing
-        self.is_full = False  # a thread found no buffer
         self.threads: list[threading.Thread] = []
+
+    @property
+    def connections(self) -> int:
+        """Requests in flight at a time, of what is opened from now on: one number for the whole process."""
+        return self._connections
+
+    @connections.setter
+    def connections(self, n: int) -> None:
+        if not 1 <= n <= MOST:
+            raise RecipeError(f"connections must be from 1 to {MOST}, not {n}.")
+        self._connections = n
 
     # --- what readers call ------------------------------------------------------------------------------------------
 
@@ -116,14 +71,14 @@ class ReadAhead:
             self.turn.notify_all()
             while self._is_busy(track):
                 self.turn.wait()
-            for block in self._of(track):
-                self._drop(block)
+            for block in self.held.of(track):
+                self.held.drop(block)
             threads = [] if self.tracks else list(self.threads)
         for thread in threads:
             thread.join()
         with self.turn:
             if not self.tracks:
-                self.free, self.made = [], 0
+                self.held.clear()
 
     def read_through(self, files: Sequence[RemoteFile]) -> None:
         """Read what no hash has seen yet of each file, to its end. Raises what RemoteFile.read_into raises."""
@@ -133,7 +88,7 @@ class ReadAhead:
                 start = file.n_digested
                 with self.turn:
                     track.front = track.number(file, start) - 1
-                for at in range(start, file.n_bytes, BLOCK):
+                for at in range(start, file.n_bytes, blocks.BLOCK):
                     self.read_into(track, file, byte, at)  # a byte of each block brings the block
         finally:
             self.close(track)
@@ -147,9 +102,9 @@ class ReadAhead:
 
     def _is_busy(self, track: Track) -> bool:
         """Whether a block is being loaded, or waits for its hash."""
-        if any(not block.is_ready for block in self._of(track)):
+        if any(not block.is_ready for block in self.held.of(track)):
             return True
-        return any(id(file) in self.hashing or self._to_hash(track, k) for k, file in enumerate(track.files))
+        return any(id(file) in self.hashing or self.held.to_hash(track, k) for k, file in enumerate(track.files))
 
     def read_into(self, track: Track, file: RemoteFile, out: memoryview, at: int) -> None:
         """Fill `out` with bytes [at, at + len(out)) of a file. Raises what RemoteFile.read_into raises."""
@@ -170,8 +125,8 @@ class ReadAhead:
             finally:
                 with self.turn:
                     block.readers -= 1
-                    if self.is_full and not block.readers:
-                        self.is_full = False
+                    if self.held.is_full and not block.readers:
+                        self.held.is_full = False
                         self.turn.notify_all()
             done += n_bytes
 
@@ -183,8 +138,8 @@ class ReadAhead:
             # A thread that the others have left behind: it goes forwards, where a new pass begins anew.
             late = track.places.get(me, number + 1) <= number < track.front
             near = late or -1 <= number - track.front <= 2
-            known = (id(track.files[k]), at) in track.ends or self._block(track, number)
-            if not (near or known or first == 0 or n_bytes >= BLOCK):
+            known = (id(track.files[k]), at) in track.ends or self.held.get(track, number)
+            if not (near or known or first == 0 or n_bytes >= blocks.BLOCK):
                 return False
             track.places[me] = number
             if not late and number != track.front and (number > track.front or not near):
@@ -197,7 +152,7 @@ class ReadAhead:
         file = track.files[track.span(number)[0]]
         with self.turn:
             while True:
-                block = self._block(track, number)
+                block = self.held.get(track, number)
                 if file.given_up.is_set():
                     raise Interrupted("interrupted")
                 if block is None:
@@ -205,7 +160,7 @@ class ReadAhead:
                         self.wanted.append((track, number))
                         self.turn.notify_all()
                 elif block.error:
-                    self._drop(block)
+                    self.held.drop(block)
                     raise block.error
                 elif block.is_ready:
                     block.readers += 1
@@ -237,60 +192,27 @@ class ReadAhead:
         """The block to load next, with a buffer: one that a reader waits for, else the nearest ahead of any front."""
         while self.wanted:
             track, number = self.wanted[0]
-            if track.users and self._block(track, number) is None:
-                buffer = self._buffer(needed=True)
+            if track.users and self.held.get(track, number) is None:
+                buffer = self.held.take(len(self.tracks), needed=True)
                 if buffer is None:
                     return None
                 self.wanted.popleft()
-                return self._begun(track, number, buffer)
+                return self.held.begin(track, number, buffer)
             self.wanted.popleft()
-        for distance in range(1, self._depth() + 1):
+        for distance in range(1, depth_for(len(self.tracks)) + 1):
             for track in self.tracks:
                 number = track.front + distance
-                if track.front >= 0 and number < track.starts[-1] and self._block(track, number) is None:
-                    buffer = self._buffer(needed=False)
-                    return self._begun(track, number, buffer) if buffer is not None else None
+                if track.front >= 0 and number < track.starts[-1] and self.held.get(track, number) is None:
+                    buffer = self.held.take(len(self.tracks), needed=False)
+                    return self.held.begin(track, number, buffer) if buffer is not None else None
         return None
-
-    def _begun(self, track: Track, number: int, buffer: bytearray) -> Block:
-        _, first, last = track.span(number)
-        block = self.blocks[id(track), number] = Block(track, number, buffer, last - first)
-        return block
-
-    def _depth(self) -> int:
-        """How many blocks ahead of a front are loaded."""
-        n = max(1, len(self.tracks))
-        return max(1, room_for(n) // n - 2)
-
-    def _buffer(self, *, needed: bool) -> bytearray | None:
-        """A buffer that is free or behind its front; needed: else one that would be read latest."""
-        if self.free:
-            return self.free.pop()
-        if self.made < room_for(len(self.tracks)):
-            self.made += 1
-            return bytearray(BLOCK)
-        idle = [block for block in self.blocks.values() if block.is_ready and not block.readers]
-        depth = self._depth()
-        idle = [block for block in idle if not self._awaits_hash(block)]
-        spent = [b for b in idle if not b.track.tail <= b.number <= b.track.front + depth]
-        if not spent and needed:
-            spent = sorted(idle, key=lambda block: block.track.front - block.number)[:1]
-        if not spent:
-            self.is_full = True
-            return None
-        self._drop(spent[0])
-        return self.free.pop()
-
-    def _drop(self, block: Block) -> None:
-        if self.blocks.pop((id(block.track), block.number), None) is not None:
-            self.free.append(block.buffer)
 
     def _hash(self, track: Track, k: int) -> None:
         """Pass on to the file's hash what is loaded and comes next in it."""
         file = track.files[k]
         while True:
             with self.turn:
-                block = None if id(file) in self.hashing else self._to_hash(track, k)
+                block = None if id(file) in self.hashing else self.held.to_hash(track, k)
                 if block is None:
                     return  # another thread that hashes looks again before it ends
                 self.hashing.add(id(file))
@@ -301,25 +223,6 @@ class ReadAhead:
                 block.readers -= 1
                 self.hashing.discard(id(file))
                 self.turn.notify_all()
-
-    def _to_hash(self, track: Track, k: int) -> Block | None:
-        """The block that comes next in a file's hash, if it is there."""
-        file = track.files[k]
-        if file.digest is None or file.n_digested == file.n_bytes:
-            return None
-        block = self._block(track, track.starts[k] + file.n_digested // BLOCK)
-        return block if block and block.is_ready and not block.error else None
-
-    def _awaits_hash(self, block: Block) -> bool:
-        """Whether a block's turn in its file's hash is coming."""
-        k, first, _ = block.track.span(block.number)
-        return first >= block.track.files[k].n_digested and self._to_hash(block.track, k) is not None
-
-    def _block(self, track: Track, number: int) -> Block | None:
-        return self.blocks.get((id(track), number))
-
-    def _of(self, track: Track) -> list[Block]:
-        return [block for block in self.blocks.values() if block.track is track]
 
 
 READ_AHEAD = ReadAhead()

@@ -10,6 +10,7 @@ Z = 1.959963984540054  # 95 % of a normal distribution lie within this many stan
 RESAMPLES = 10_000
 _LIKE_NORMAL = 1000  # degrees of freedom
 _FEW = 100  # distinct differences, up to which a bootstrap counts them
+_ENOUGH = 20  # questions; a bootstrap of 5 holds the truth 86 times in 100, Student's interval 95 times (measured)
 _DRAWS = 4_000_000  # of a bootstrap in memory at a time
 
 
@@ -66,7 +67,9 @@ class Paired(NamedTuple):
 
     @property
     def distinguishable(self) -> bool:
-        return self.difference.low > 0 or self.difference.high < 0
+        """Whether the interval leaves 0 out; one without width, as of two equal gains, needs the sign test too."""
+        low, high = self.difference.low, self.difference.high
+        return (low > 0 or high < 0) and (low < high or self.p_value <= 0.05)
 
 
 METHODS = ("tango", "t", "bootstrap")
@@ -80,7 +83,7 @@ def paired(
     before, after: a score for each question, in the same order. method: tango (of scores that are 0 and 1 only:
     Tango's score interval, beside which the sign test is McNemar's exact test), t (Student's, of the differences) or
     bootstrap (percentiles of 10,000 paired resamples, drawn from `seed`). None: tango where all scores are 0 or 1,
-    bootstrap where they are shares between, t for real numbers such as rewards.
+    bootstrap where they are shares between, of 20 questions or more; else t, as for real numbers such as rewards.
     level: of the interval; 1 - 0.05 / k where k alternatives are compared with one model (Bonferroni).
     Raises ValueError where the lengths differ, there is no question, or a score is no finite number.
     """
@@ -90,7 +93,8 @@ def paired(
     if not all(map(math.isfinite, values)):
         raise ValueError("a score is no finite number")
     binary = values <= {0, 1}
-    method = method or ("tango" if binary else "bootstrap" if all(0 <= v <= 1 for v in values) else "t")
+    shares = len(before) >= _ENOUGH and all(0 <= v <= 1 for v in values)
+    method = method or ("tango" if binary else "bootstrap" if shares else "t")
     if method not in METHODS or (method == "tango" and not binary):
         raise ValueError(f"no interval of these scores by {method!r}")
     change = [b - a for a, b in zip(before, after, strict=True)]

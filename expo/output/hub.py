@@ -17,7 +17,7 @@ from expo.output.arrived import Arrived, ArrivedFiles, packed, stamp_of, unpacke
 from expo.output.hub_access import check_may_create, check_may_write, check_token, prepare_library
 from expo.output.hub_content import Content, content_of
 from expo.output.hub_errors import endpoint, page, patiently, push_error
-from expo.output.state import state_path
+from expo.output.state import state_folder, state_path
 from expo.version import __version__
 
 if TYPE_CHECKING:
@@ -77,6 +77,10 @@ class HubTarget:
     def place(self) -> Path:
         """Where a result that is kept nowhere else has its journal on its way here; nothing is made."""
         return state_path("results", self.key, self.repo_id.replace("/", "--"))
+
+    def make_place(self) -> None:
+        """Make what `place` lies in, for its owner alone: a private model's weights pass through it."""
+        state_folder("results", self.key)
 
     # --- before any work ----------------------------------------------------------------------------------------------
 

@@ -47,6 +47,12 @@ def already_there(target: HubTarget, files: Mapping[str, Path], message: str) ->
     return found and replace(found, already=True)
 
 
+def already_shown(target: HubTarget) -> Published:
+    """What the target holds, as a result that needs no commit."""
+    commit, n_files = target.held.commit, len(target.held.own)
+    return Published(target.repo_id, commit, f"{page(target.repo_id)}/commit/{commit}", n_files, already=True)
+
+
 def publish(target: HubTarget, files: Mapping[str, str | Path], message: str) -> Published:
     """Show all files in one commit; those that were sent need not exist any more.
 

@@ -3,7 +3,7 @@
 import math
 import os
 
-from expo.checkpoint.read_ahead import BLOCK, room_for
+from expo.checkpoint.blocks import BLOCK, room_for
 from expo.checkpoint.views.gathered import Gathered
 from expo.errors import PlanError
 from expo.methods import find_method
@@ -13,6 +13,7 @@ INTERPRETER = 240 * 2**20  # bytes: Python with torch, pydantic and rich, measur
 CONVERSIONS = 160 * 2**20  # bytes: transformers, which is loaded where layouts differ, measured on Linux
 TILE = 65_536  # elements a worker holds of each input at a time
 WINDOWS = 64 * 2**20  # bytes of a batch of tensors that a survey may keep to find exact thresholds
+PASSING = 2  # shards on the disk of a result that only passes through to the Hub
 SURVEY = 2**20  # bytes for each term of a survey: a histogram or lanes, and what is added to them
 
 
@@ -56,6 +57,13 @@ def peak_memory(plan: Plan, threads: int, tile: int = TILE) -> int:
         + ahead
         + threads * max((scratch_bytes(job, tile) for job in plan.jobs), default=0)
     )
+
+
+def disk_bytes(plan: Plan, *, passes: bool = False) -> int:
+    """Bytes of the output that lie on the disk at a time. passes: it goes to the Hub alone."""
+    if not passes:
+        return plan.n_bytes_written
+    return sum(sorted((shard.n_bytes for shard in plan.shards), reverse=True)[:PASSING])
 
 
 def free_memory() -> int | None:
@@ -103,8 +111,8 @@ def count(n: float) -> str:
     return f"{n:.3g} T"
 
 
-def totals(plan: Plan, threads: int) -> dict[str, int]:
-    """The plan's budget in numbers; bytes unless the name says otherwise."""
+def totals(plan: Plan, threads: int, *, passes: bool = False) -> dict[str, int]:
+    """The plan's budget in numbers; bytes unless the name says otherwise. passes: the output goes to the Hub alone."""
     copied = sum(job.method is None for job in plan.jobs)
     return {
         "tensors": len(plan.jobs),
@@ -114,13 +122,14 @@ def totals(plan: Plan, threads: int) -> dict[str, int]:
         "parameters": sum(job.n_elements for job in plan.jobs),
         "bytes_to_read": plan.n_bytes_read,
         "bytes_to_write": plan.n_bytes_written,
+        "peak_disk": disk_bytes(plan, passes=passes),
         "peak_memory": peak_memory(plan, threads),
     }
 
 
-def summary(plan: Plan, threads: int) -> str:
-    """The plan in a few lines, as --dry-run prints it."""
-    recipe, cost = plan.recipe, totals(plan, threads)
+def summary(plan: Plan, threads: int, *, passes: bool = False) -> str:
+    """The plan in a few lines, as --dry-run prints it. passes: the output goes to the Hub alone."""
+    recipe, cost = plan.recipe, totals(plan, threads, passes=passes)
     lines = [recipe.title]
     for role, checkpoint in plan.inputs.items():
         types = sorted({spec.stored_dtype.name for spec in checkpoint.tensors.values()})
@@ -134,8 +143,9 @@ def summary(plan: Plan, threads: int) -> str:
         f"{cost['tensors_left_out']} left out), {' '.join(types)} {recipe.rounding}, "
         f"{len(plan.shards)} file{'s' if len(plan.shards) != 1 else ''}"
     )
+    held = size(cost["peak_disk"]) + " of disk" + (" at a time" if passes else "")
     lines.append(
-        f"  needs    {size(cost['peak_memory'])} of memory, {size(cost['bytes_to_write'])} of disk; "
+        f"  needs    {size(cost['peak_memory'])} of memory, {held}; "
         f"reads {size(cost['bytes_to_read'])}, about {math.ceil(_moved(cost) / 1e9)} s for each GB/s of the disk"
     )
     return "\n".join(lines)

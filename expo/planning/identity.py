@@ -96,18 +96,19 @@ def description(plan: Plan) -> str:
     return f"{plan.recipe.title} of {labels}"
 
 
-def check_output(plan: Plan, sink: FolderSink, *, key: str | None = None) -> None:
+def check_output(plan: Plan, sink: FolderSink, *, key: str | None = None, n_bytes: int | None = None) -> None:
     """Everything about the output's place that can be known to fail; raises OutputError or DiskFull.
 
-    key: the fingerprint that an unfinished folder must have, where it is not the plan's. Of several processes the
-    first looks: a lock that it holds already is no other run's.
+    key: the fingerprint that an unfinished folder must have, where it is not the plan's. n_bytes: what lies there at a
+    time, where it is not the whole output. Of several processes the first looks: a lock that it holds already is no
+    other run's.
     """
     if not place().is_first:
         return
     roots = {role: _root(checkpoint) for role, checkpoint in plan.inputs.items()}
     for role, checkpoint in plan.inputs.items():
         roots |= {f"adapter {k} of {role}": a.folder for k, a in enumerate(checkpoint.source.adapters, 1)}
-    sink.check(roots, plan.n_bytes_written, key or fingerprint(plan))
+    sink.check(roots, n_bytes or plan.n_bytes_written, key or fingerprint(plan))
 
 
 def _root(checkpoint: Checkpoint) -> Path:

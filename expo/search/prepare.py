@@ -78,6 +78,10 @@ def _check_places(
     if output is not None:
         sink = FolderSink(output, overwrite=overwrite)
         check_output(plan, sink, key=sink.partial.fingerprint())  # an unfinished one may be the chosen one's
+        if folder.resolve().is_relative_to(Path(output).resolve()):
+            raise OutputError(
+                f"the report {folder} lies in {output}, which appears whole at the end. Leave --report out."
+            )
     check_inputs(folder, [*space.folders, *files])
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file. Name a folder for the report: --report FOLDER.")

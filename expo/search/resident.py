@@ -58,7 +58,7 @@ class Resident:
         self.n_bytes_read = 0
         self.seconds = 0.0  # of filling
         self.load_seconds = 0.0  # of loading models and tokenizers
-        self._form: Any = None  # of the model: its type, names and shapes
+        self._form: Any = None  # of the model: its type, config, names and shapes
         self._text: Any = None  # what decides the tokenizer
         self._checked: set[str] = set()
         self._holds: tuple[str, Report] | None = None  # what the model was filled from last
@@ -74,7 +74,7 @@ class Resident:
             return self._holds[1]
         self._check(planned)
         held = self.compute or planned.recipe.output_dtype()
-        form = (held, [(job.name, job.shape) for job in planned.jobs])
+        form = (held, _side_files(planned), [(job.name, job.shape) for job in planned.jobs])
         self._holds = None  # half of two tries, should this one fail
         began = time.monotonic()
         if self.model is None or form != self._form:
@@ -144,16 +144,36 @@ class Resident:
 
 def identity(planned: Plan) -> str:
     """A hash of all that decides what the output says to a prompt: weights, config, tokenizer, chat template."""
+    return xxhash.xxh3_128_hexdigest(f"{fingerprint(planned)} {_side_files(planned)}".encode())
+
+
+def _side_files(planned: Plan) -> str:
+    """A hash of the donor's config, tokenizer, chat template and code."""
     source, state = planned.donor.source, xxhash.xxh3_128()
     for name in source.side_files:
         if name.endswith((".json", ".jinja", ".model", ".txt", ".py")) and name != MANIFEST:
             state.update(f"{name} {hash_file(source.folder / name)} ".encode())
-    return xxhash.xxh3_128_hexdigest(f"{fingerprint(planned)} {state.hexdigest()}".encode())
+    return state.hexdigest()
+
+
+def coarser(planned: Plan, **how: Any) -> str:
+    """What to say where scores are taken in a type that does not hold the output's values; "" where it does."""
+    compute, wider = Resident(**how).compute, {"F64", "F32", "F16", "BF16"}
+    held = {"float32": {"F32", "F16", "BF16"}, "bfloat16": {"BF16"}, "float16": {"F16"}}.get(compute or "", wider)
+    lost = ", ".join(sorted({job.dtype.name for job in planned.jobs} & wider - held))
+    return lost and f"scores are those of {compute} weights, and the output's are {lost}: leave out --compute-dtype."
 
 
 def weights_hash(report: Report) -> str:
     """A hash of every tensor that a run would write; equal weights have equal hashes."""
     return xxhash.xxh3_128_hexdigest(repr(sorted(report.hashes.items())).encode())
+
+
+def result_hash(planned: Plan, report: Report) -> str:
+    """A hash of what a run would write: equal ones answer alike, whichever recipes they come from."""
+    tokenizer = planned.sides.tokenizer and planned.sides.tokenizer.describe()
+    said = (weights_hash(report), _side_files(planned), tokenizer, planned.sides.chat_template)
+    return xxhash.xxh3_128_hexdigest(repr(said).encode())
 
 
 def check_memory(planned: Plan, **how: Any) -> None:

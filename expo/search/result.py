@@ -75,7 +75,8 @@ class Result:
         k = len(self.figures) - 1
         how = f"{self.name(self.chosen)} was chosen of {k} tried, by {self.metric['metric']}"
         if not self.test:
-            return f"{how}: {said(self.chosen)} on the {self.chosen.n:,} examples it was chosen on; no separate test."
+            counted = said(self.chosen, k)
+            return f"{how}: {counted} on the {self.chosen.n:,} examples it was chosen on; no separate test."
         return f"{how} on {self.chosen.n:,} examples; on {self.test[-1].n:,} test examples: {said(self.test[-1])}."
 
     def name(self, one: Figures) -> str:
@@ -88,13 +89,17 @@ def baseline_name(space: Space) -> str:
     return "alpha 0" if [dimension.path for dimension in space.dimensions] == ["alpha"] else "the donor unchanged"
 
 
-def said(one: Figures) -> str:
-    """A score with its difference to the baseline."""
+def said(one: Figures, k: int = 1) -> str:
+    """A score with its difference to the baseline; k: how many it is the best of, which the interval then counts."""
     text = f"{number(one.score.value)} ({interval(one.score.low, one.score.high)})"
     if one.difference is None:
         return text
-    found = one.difference.difference
-    sure = "" if one.better or one.worse else ", not distinguishable from 0"
+    if k > 1:
+        found, sure = one.adjusted, f" with all {k} counted"
+        sure += ", not distinguishable from 0" if found.low <= 0 <= found.high else ""
+    else:
+        found = one.difference.difference
+        sure = "" if one.better or one.worse else ", not distinguishable from 0"
     return f"{text}, {found.value:+.4g} to the baseline ({interval(found.low, found.high, '+')}{sure})"
 
 
@@ -116,6 +121,8 @@ def _distinguishable(result: Result) -> list[str]:
     if any(one.better for one in tries) or not tries:
         return []
     what, zero = ("alpha", "0") if baseline_name(result.space) == "alpha 0" else ("try", "the baseline")
+    if all(one.same_as == {} for one in tries):
+        return [f"no {what} is distinguishable from {zero}: all have its very weights, so no examples tell them apart."]
     if worse := sum(one.worse for one in tries):
         rest = ", the others not distinguishable" if worse < len(tries) else ""
         return [f"no {what} is better than {zero}: on these {n:,} examples {worse} of {len(tries)} are worse{rest}."]

@@ -70,18 +70,19 @@ class Search:
     def run(self, **writing: Any) -> Result:
         """Score, choose, test, report, and write the output. writing: threads and progress of `expo.run`."""
         from expo.ops import one_thread
-        from expo.search.resident import Resident, check_memory
+        from expo.search.resident import Resident, check_memory, coarser
         from expo.stream.probe import pair_warnings
 
         first = self.space.plan_at(self.space.first)
         check_memory(first, **self.how)
         with one_thread():
-            for text in [*self.plan.warnings, *pair_warnings(first)]:
+            for text in [*self.plan.warnings, *pair_warnings(first), *filter(None, [coarser(first, **self.how)])]:
                 self.warn(text)
         began = time.monotonic()
         resident = Resident(**self.how)
         with Tries(self.folder / _TRIES) as file:
             result = self._searched(resident, file)
+        result.notes += filter(None, [coarser(first, **self.how)])
         result.cost |= _cost(resident) | {"seconds": round(time.monotonic() - began, 1)}
         resident.drop()
         self._report(result)

@@ -11,7 +11,7 @@ from expo.errors import ExpoError
 from expo.evaluate.metrics import Metric, Scored
 from expo.generate.memory import OutOfMemory, free_memory, is_out_of_memory
 from expo.search.errors import DoesNotFit
-from expo.search.resident import Resident, identity, weights_hash
+from expo.search.resident import Resident, identity, result_hash
 from expo.search.space import Point, Space
 from expo.search.tries import Tries, Try
 
@@ -73,12 +73,12 @@ class Scorer:
 
     def _fill(self, tried: Try, planned: Any) -> None:
         report = self.resident.fill(planned)
-        tried.weights = weights_hash(report)
+        tried.weights = result_hash(planned, report)
         found = report.effective()
         tried.effective = {name: found[name] for name in ("alpha", "multiple", "cosine")}
 
     def _shared(self, tried: Try, missing: list[str]) -> list[str]:
-        """Take what the same weights scored before, under another recipe; the examples that are still missing."""
+        """Take what the very same result scored before, under another recipe; the examples that are still missing."""
         twins = self.file.twins(self.by, tried.weights)
         taken = {key: twins[key] for key in missing if key in twins}
         if taken:

@@ -16,7 +16,7 @@ class Try:
 
     point: Point  # {} for the baseline
     plan: str  # identity of the checkpoint that it stands for
-    weights: str = ""  # hash of what that run would write; "" until the model was filled
+    weights: str = ""  # hash of what that run would write, config and tokenizer too; "" until the model was filled
     effective: dict[str, Any] = field(default_factory=dict)  # alpha, multiple, cosine of what is written
     scored: dict[str, Scored] = field(default_factory=dict)  # by example
     asked: set[str] = field(default_factory=set)  # the examples that this search looks at; more may be known
@@ -59,7 +59,7 @@ class Tries:
         return found
 
     def twins(self, by: str, weights: str) -> dict[str, Scored]:
-        """Scores that the very same weights got under another recipe, by example."""
+        """Scores that the very same result got under another recipe, by example."""
         found: dict[str, Scored] = {}
         for (other, _), rows in self.rows.items():
             for row in rows if other == by else ():

@@ -95,7 +95,7 @@ def _value(text: str, asked: str) -> Value:
         number = Decimal(text)
     except InvalidOperation:
         return text
-    if not number.is_finite():
+    if not number.is_finite() or _too_far(number):
         raise BadValues(f"{asked}: {text} is not a number that can be tried.")
     return _plain(number)
 
@@ -105,10 +105,14 @@ def _number(text: str, asked: str) -> Decimal:
         number = Decimal(text)
     except InvalidOperation:
         number = Decimal("nan")
-    # An exponent of a million digits would be computed in full.
-    if not number.is_finite() or abs(number.adjusted()) > 100:
+    if not number.is_finite() or _too_far(number):
         raise BadValues(f"{asked}: {text!r} is not a number. {_FORMS}.")
     return number
+
+
+def _too_far(number: Decimal) -> bool:
+    """Whether a number's exponent is beyond all use; one of a million digits would be computed in full."""
+    return bool(number) and abs(number.adjusted()) > 100
 
 
 def _plain(number: Decimal) -> float | int:

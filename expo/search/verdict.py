@@ -149,7 +149,8 @@ def _rounded(interval: Interval) -> dict[str, Any]:
 
 
 def _apart(difference: Paired | None) -> tuple[bool, bool]:
-    if difference is None:
+    """Whether a difference is surely above 0, surely below it."""
+    if difference is None or not difference.distinguishable:
         return False, False
     return difference.difference.low > 0, difference.difference.high < 0
 

@@ -9,18 +9,21 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from expo.errors import Interrupted
+from expo.errors import Interrupted, PushError
 from expo.ops import n_segments
 from expo.output.folder import FolderSink
 from expo.output.hub import HubTarget
-from expo.output.hub_commit import MESSAGE, Published, already_there
+from expo.output.hub_commit import MESSAGE, Published, already_shown, already_there
+from expo.output.manifest import NAME as MANIFEST
+from expo.output.shown import note_shown, shown_at
+from expo.planning.budget import PASSING, disk_bytes
 from expo.planning.jobs import Plan
 from expo.stream.upload import in_order
 
-AT_MOST = 2  # shards on the disk
 _POLL = 0.2  # seconds
 
 
@@ -39,6 +42,8 @@ class PassingSink(FolderSink):
         self.sending = ""
         self.failure: BaseException | None = None
         self.over = False
+        self.seen = False  # the target shows the whole result
+        self.fingerprint = ""
         self.thread: threading.Thread | None = None
         self.is_stopped: Callable[[], bool] = lambda: False
         self.left = Counter()
@@ -49,12 +54,16 @@ class PassingSink(FolderSink):
 
     def check(self, inputs: Mapping[str, Path], n_bytes: int, fingerprint: str) -> None:
         """Everything that can be known to fail. What lies here at a time is less than the output's n_bytes."""
-        sizes = sorted((shard.n_bytes for shard in self.plan.shards), reverse=True)
-        super().check(inputs, sum(sizes[:AT_MOST]), fingerprint)
+        super().check(inputs, disk_bytes(self.plan, passes=True), fingerprint)
 
     def open(self, fingerprint: str, description: str, shards: Any) -> bool:
         """Take the folder; True if all is made and has arrived already. The target must be open."""
+        self.fingerprint, self.seen = fingerprint, self._is_shown(fingerprint)
+        self.target.make_place()
         complete = super().open(fingerprint, description, shards)
+        if self.seen:
+            self.add_file(MANIFEST, self.target.read_small(MANIFEST).decode())
+            return True
         if complete and not all(self.target.has(shard.name) for shard in shards):
             self.partial.drop()  # the Hub has lost what had arrived
             complete = super().open(fingerprint, description, shards)
@@ -65,6 +74,21 @@ class PassingSink(FolderSink):
                 (self.partial.files / shard.name).unlink(missing_ok=True)
                 self._close_shard(shard.name)
         return complete
+
+    def _is_shown(self, fingerprint: str) -> bool:
+        """Whether the target shows the result; raises TargetHolds where it did, and holds something else now."""
+        seen = None if self.target.pr else shown_at(self.target.key, fingerprint)
+        if seen is None or self.target.branch_is_absent:
+            return False
+        if seen.is_in(self.target.held):
+            return True
+        self.target.check_room()
+        return False
+
+    @property
+    def sealed(self) -> dict[str, Path]:
+        """The files of a result that is complete, as far as they lie here: path inside it -> where."""
+        return {MANIFEST: self.partial.files / MANIFEST} if self.seen else super().sealed
 
     def _open_shard(self, shard: Any) -> None:
         """Only what an earlier run left is opened at once."""
@@ -85,7 +109,7 @@ class PassingSink(FolderSink):
             while name not in self.fds:
                 if self.failure:
                     raise self.failure
-                if len(self.fds) < AT_MOST:
+                if len(self.fds) < PASSING:
                     with self.full_disk_is_clear():
                         super()._open_shard(self.shards[name])
                 elif self.is_stopped():
@@ -156,14 +180,24 @@ class PassingSink(FolderSink):
 
     def commit(self) -> Published:
         """Show the whole result in one commit; then nothing of it is left here."""
+        done = already_shown(self.target) if self.seen else self._commit()
+        self.partial.drop()
+        with suppress(OSError):  # not empty: stages that are kept
+            self.target.place.parent.rmdir()
+        self.target.close(forget=True)
+        return done
+
+    def _commit(self) -> Published:
         self.seal()
         files = self.sealed | {shard.name: self.partial.files / shard.name for shard in self.plan.shards}
         done = already_there(self.target, files, MESSAGE)
         if done is None:
             self.target.check_room()
             done = self.target.commit(in_order(files), MESSAGE)
-        self.partial.drop()
-        self.target.close(forget=True)
+        if not self.target.pr:
+            with suppress(PushError):  # all is published; the same command would only have more to do
+                if content := self.target.look(done.commit):
+                    note_shown(self.target.key, self.fingerprint, content)
         return done
 
     def publish(self) -> None:

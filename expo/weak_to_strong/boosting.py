@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from expo.weak_to_strong.errors import BoostingError
 
 PRIORS = ("binary", "samme", "pretrained")
+_ROUNDING = 1e-15  # of a sum of weights that is 1
 Values = NDArray[np.float64]
 
 
@@ -84,16 +85,18 @@ def error_of(wrong: NDArray[np.bool_], weights: Values) -> float:
 def judge(error: float, rule: Rule, n: int) -> Judged:
     """An expert's alpha, with two guards that the published code lacks.
 
-    An eps of 0 counts as half a sample of n, as its alpha would be infinite; boosting has nothing more to learn from
-    then. An eps at or above the reference has an alpha of 0 or less: such an expert is left out.
+    An eps of 0, or of no more than rounding, counts as half a sample of n, as its alpha would be infinite; boosting has
+    nothing more to learn from then. Any other eps counts as it is, as AdaBoost's does, however little weight the wrong
+    samples have. An eps at or above the reference has an alpha of 0 or less: such an expert is left out.
     """
     if error >= rule.reference:
         said = f"its weighted error {error:.4f} is not below the prior's {rule.reference:.4f}: it is left out"
         return Judged(error, 0.0, "not better than the prior", said)
-    floored = max(error, min(_least(n), rule.reference / 2))
-    alpha = rule.scale * (_log_odds(rule.reference) - _log_odds(floored))
-    if error <= 0:
-        said = f"it makes no mistake on its training set, which counts as an error of {floored:.2g}; boosting ends"
+    perfect = error < _ROUNDING
+    counted = min(_least(n), rule.reference / 2) if perfect else error
+    alpha = rule.scale * (_log_odds(rule.reference) - _log_odds(counted))
+    if perfect:
+        said = f"it makes no mistake on its training set, which counts as an error of {counted:.2g}; boosting ends"
         return Judged(error, alpha, "perfect", said)
     return Judged(error, alpha, "kept", "")
 

@@ -18,10 +18,12 @@ from expo.rows import RowsError
 from expo.weak_to_strong.ensemble_run import EnsembleRun
 from expo.weak_to_strong.errors import StageError
 from expo.weak_to_strong.keyed import read_json, write_rows, write_text
+from expo.weak_to_strong.pool import asked_by
 from expo.weak_to_strong.provenance import text_hash
 
 RATED = "difficulty.jsonl"
 INDICES = "indices.json"
+LEARNT = ("train", "hard_train")
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -35,7 +37,7 @@ def rate(run: EnsembleRun, rows: Rows, folder: Path, model: Path | str, file: Pa
     if asked.by == "experts":
         found, facts["folds"] = by_experts(run, rows, folder, model)
     elif asked.by == "length":
-        found = [float(len(row.get("text") or row["prompt"])) for row in rows]
+        found = [float(len(asked_by(run, row))) for row in rows]
     elif asked.by == "column":
         found = [_number(row.get(asked.column), f"id {row['id']!r}: its {asked.column}") for row in rows]
     elif asked.by == "file":
@@ -46,24 +48,23 @@ def rate(run: EnsembleRun, rows: Rows, folder: Path, model: Path | str, file: Pa
     return {**facts, "distinct": len(set(found)), "least": min(found), "greatest": max(found)}
 
 
-def folds_of(rows: Rows, n: int, seed: int) -> list[int]:
-    """The fold of each row: equally large ones, by a hash of its id."""
-    order = sorted(range(len(rows)), key=lambda at: text_hash(str(seed), "fold", str(rows[at]["id"])))
-    found = [0] * len(rows)
-    for place, at in enumerate(order):
-        found[at] = place % n
-    return found
+def folds_of(questions: Sequence[str], n: int, seed: int) -> list[int]:
+    """The fold of each question, by a hash: equally many different ones each, and what is asked twice in the same."""
+    order = sorted(set(questions), key=lambda question: text_hash(str(seed), "fold", question))
+    found = {question: place % n for place, question in enumerate(order)}
+    return [found[question] for question in questions]
 
 
 def by_experts(run: EnsembleRun, rows: Rows, folder: Path, model: Path | str) -> tuple[list[float], list[dict]]:
     """1 - the probability of the truth (of its tokens, on average), by the expert that did not see the question."""
     from expo.weak_to_strong.forms import form_of
 
-    form, folds = form_of(run), folds_of(rows, run.difficulty.folds, run.seed)
-    if len(rows) < 2 * run.difficulty.folds:
-        raise StageError(f"{len(rows)} questions are too few for {run.difficulty.folds} folds.")
+    questions, n = [asked_by(run, row) for row in rows], run.difficulty.folds
+    if len(set(questions)) < 2 * n:
+        raise StageError(f"{len(set(questions))} different questions are too few for {n} folds.")
+    form, folds = form_of(run), folds_of(questions, n, run.seed)
     found, facts = [0.0] * len(rows), []
-    for fold in range(run.difficulty.folds):
+    for fold in range(n):
         place = folder / f"fold_{fold}"
         out = [at for at, one in enumerate(folds) if one == fold]
         kept = place / RATED
@@ -113,7 +114,11 @@ def split(run: EnsembleRun, rows: Rows, difficulty: Sequence[float], folder: Pat
         write_rows(folder / f"{name}.jsonl", (rows[at] for at in held))
     write_text(folder / INDICES, json.dumps({name: [rows[at]["id"] for at in held] for name, held in parts.items()}))
     spans = {name: _span([difficulty[at] for at in held]) for name, held in parts.items()}
-    return {"rows": {name: len(held) for name, held in parts.items()}, "difficulty": spans, **_ties(parts, difficulty)}
+    return {
+        "rows": {name: len(held) for name, held in parts.items()},
+        "difficulty": spans,
+        **_ties(parts, difficulty),
+    } | _seen(run, rows, parts)
 
 
 def parts_of(run: EnsembleRun, rows: Rows, difficulty: Sequence[float]) -> dict[str, list[int]]:
@@ -155,7 +160,7 @@ def _too_few(part: str, n: int, wanted: str, run: EnsembleRun) -> None:
 
 
 def _check_classes(run: EnsembleRun, rows: Rows, parts: Mapping[str, Sequence[int]]) -> None:
-    for name in ("train", "hard_train"):
+    for name in LEARNT:
         classes = {rows[at]["label"] for at in parts[name]}
         if len(classes) == 1:
             only = run.labels[classes.pop()]
@@ -163,6 +168,15 @@ def _check_classes(run: EnsembleRun, rows: Rows, parts: Mapping[str, Sequence[in
                 f"all {len(parts[name]):,} rows of the part {name} are of one class, {only!r}: nothing can be learnt.\n"
                 "The difficulty tells the classes apart; rate by something else (difficulty: by), or mix the pool."
             )
+
+
+def _seen(run: EnsembleRun, rows: Rows, parts: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    """How many questions of each tested part stand, word for word, in a part that is learnt from, too."""
+    learnt = {asked_by(run, rows[at]) for name in LEARNT for at in parts[name]}
+    tested = {name: [asked_by(run, rows[at]) for at in held] for name, held in parts.items() if name not in LEARNT}
+    found = {name: sum(one in learnt for one in asked) for name, asked in tested.items()}
+    shared = ", ".join(f"{n:,} of {name}" for name, n in found.items() if n)
+    return {"learnt, too": found} | ({"said": f"learnt from in another part, too: {shared}"} if shared else {})
 
 
 def _span(values: Sequence[float]) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """EnsemW2S as stages: pool, split, rounds of experts, their labels, the student beside a naive one and a ceiling.
 
 Source: Agrawal et al., "EnsemW2S", arXiv:2410.04571. Its published code has the binary form only; for the generative
-form, the guards, the choice of the round on validation and the merged experts see docs/ensemble.md: they are ours.
+form, the guards, the choice of the round on validation and the merged experts see docs/ensemw2s.md: they are ours.
 """
 
 import contextlib

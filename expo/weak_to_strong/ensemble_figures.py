@@ -30,13 +30,16 @@ def over_rounds(report: Mapping[str, Any], path: Path) -> None:
     figure = Figure(figsize=(1 + 3 * len(parts), 3.4), layout="constrained")
     panels = figure.subplots(1, len(parts), squeeze=False, sharey=True)[0]
     for panel, part in zip(panels, parts, strict=True):
-        for who, colour, label in (("own", ORANGE, "expert on its own"), ("ensemble", BLUE, "ensemble so far")):
+        # Beside each other: in the first round both are the same, and one would hide the other.
+        for who, colour, label, aside in (
+            ("own", ORANGE, "expert on its own", -0.04), ("ensemble", BLUE, "ensemble so far", 0.04),
+        ):  # fmt: skip
             shown = [one for one in found if one[who]]
             values = [100 * one[who][part]["value"] for one in shown]
             bounds = [[100 * bound for bound in one[who][part]["interval"]] for one in shown]
             below = [value - low for value, (low, _) in zip(values, bounds, strict=True)]
             above = [high - value for value, (_, high) in zip(values, bounds, strict=True)]
-            where = [one["round"] for one in shown]
+            where = [one["round"] + aside for one in shown]
             panel.errorbar(
                 where, values, yerr=[below, above], marker="o", markersize=4, capsize=2, color=colour, label=label
             )

@@ -22,10 +22,14 @@ NAIVE, STUDENT, CEILING = "naive student", "student", "ceiling"
 NAMES = {
     "easy": "easy", "hard": "hard", "hardest": "hardest (out of distribution)", "validation": "validation (easy)",
 }  # fmt: skip
-OURS = (
+FORM = (
     "the generative form as a whole, but for its two published traits: tokens are AdaBoost's samples, and experts are "
-    "joined by a weighted sum of token probabilities (arXiv:2410.04571, abstract and reviews; no code was published)",
-    "alpha = ln((1 - eps) / eps) + ln(prior / (1 - prior)), the prior being the untrained model's error, or given",
+    "joined by a weighted sum of token probabilities (arXiv:2410.04571, abstract and reviews; no code was published)"
+)
+ALPHA = "alpha = ln((1 - eps) / eps) + ln(prior / (1 - prior)), the prior being the untrained model's error, or given"
+OURS = (
+    FORM,
+    ALPHA,
     "an eps of 0 counts as half a sample and ends boosting; an expert with an eps at or above the prior is left out",
     "boosting ends, and the round is chosen, on a validation part of the easy set; the paper picks it on the test set",
     "the single expert's labels are as soft as the ensemble's; the published code rounds them to 0 and 1",
@@ -67,8 +71,14 @@ def compose(run: EnsembleRun, tested: Mapping, parts: Sequence[str], inputs: Map
         "split": facts["split"],
         "difficulty": facts["difficulty"],
         "stages": {name: found for name, found in facts.items() if name.startswith(("labels", "merged", "prior"))},
-        "ours": list(OURS),
+        "ours": ours(run),
     }
+
+
+def ours(run: EnsembleRun) -> list[str]:
+    """What of this run is our reading or addition; for classes and a prior of the literature alpha is not."""
+    known = {FORM} | ({ALPHA} if isinstance(run.prior, str) else set())
+    return [text for text in OURS if run.kind == "generation" or text not in known]
 
 
 def round_of(inputs: Mapping[str, Path], one: Mapping[str, Any], parts: Sequence[str]) -> dict[str, Any]:
@@ -120,6 +130,8 @@ def markdown(report: Mapping[str, Any], figures: Sequence[str]) -> str:
     lines[-1] += f"Prior: {report['prior']}; weighting of the {report['weighting']}; joined by {report['combine']}."
     sizes = ", ".join(f"{name} {n:,}" for name, n in spans.items())
     lines += ["", f"Questions, rated by {report['difficulty']['by']}: {sizes}."]
+    said = report["split"].get("said")
+    lines[-1] += f" Questions {said}." if said else ""
     lines += ["", "## Rounds", "", *_rounds_lines(report)]
     for part, rows in report["tables"].items():
         lines += ["", f"## {NAMES.get(part, part)}", ""]
@@ -143,7 +155,7 @@ def _rounds_lines(report: Mapping[str, Any]) -> list[str]:
     lines += [f"| {' | '.join(round_cells(one, parts))} |" for one in report["rounds"]]
     n = {part: report["rounds"][0]["own"][part]["n"] for part in parts}
     lines += ["", "n: " + ", ".join(f"{part} {count:,}" for part, count in n.items()) + "; in brackets 95 % intervals."]
-    ended = f" Boosting ended before its last round: {report['stopped']}." if report["stopped"] else ""
+    ended = f" Boosting ended: {report['stopped']}." if report["stopped"] else ""
     lines += [f"Round {report['chosen round']} was chosen on validation.{ended}"]
     lines += [f"- round {one['round']}: {one['said']}." for one in report["rounds"] if one["said"]]
     return lines

@@ -6,6 +6,7 @@
 Paths are relative to the current directory, as in every run file.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -15,9 +16,10 @@ from expo.errors import nearest
 from expo.weak_to_strong.boosting import PRIORS
 from expo.weak_to_strong.choices import DATA_SETS
 from expo.weak_to_strong.mistakes import Misplaced
-from expo.weak_to_strong.runfile import Asked, Part, check_trainer
+from expo.weak_to_strong.runfile import NAME, Asked, Part, check_trainer
 
 Kind = Literal["classification", "generation"]
+PARTS = ("pool", "train", "validation", "easy", "hard_train", "hard", "hardest")
 
 
 class Boost(Part):
@@ -82,9 +84,11 @@ class Source(Part):
                 f"the columns of {self.dataset!r} are not known.{nearest(self.dataset, DATA_SETS)} Known: {known}; "
                 "others go into a file: `pool`"
             )
-        taken = {"easy", "hard", "hardest", "validation"} & set(self.ood)
-        if taken:
-            raise ValueError(f"ood: the name {sorted(taken)[0]!r} is one of the pool's own parts")
+        for name in self.ood:
+            if name in PARTS:
+                raise ValueError(f"ood: the name {name!r} is one of the pool's own parts")
+            if not re.fullmatch(NAME, name):
+                raise ValueError(f"ood: {name!r} names files; take letters, digits, '.', '_' and '-'")
         return self
 
 

@@ -16,7 +16,7 @@ from expo.weak_to_strong.errors import BoostingError, StageError
 from expo.weak_to_strong.forms import Sampled, form_of
 from expo.weak_to_strong.keyed import read_json, write_rows
 from expo.weak_to_strong.labels import RESULTS
-from expo.weak_to_strong.pool import in_form, prepare
+from expo.weak_to_strong.pool import asked_by, in_form, prepare
 
 Inputs = Mapping[str, Path]
 Facts = Mapping[str, Any]
@@ -32,14 +32,20 @@ def data_stage(run: EnsembleRun, folder: Path, inputs: Inputs) -> Facts:
 
 
 def given_stage(run: BoostRun, folder: Path, inputs: Inputs) -> Facts:
-    """Files of questions in the run's form."""
-    counts = {}
+    """Files of questions in the run's form; StageError where validation asks nothing that is not learnt from."""
+    counts, asked = {}, {}
     for name, path in inputs.items():
         made = in_form(run, read_json(path), str(path))
         if run.kind == "classification" and len({row["label"] for row in made}) == 1:
             raise StageError(f"{path}: all {len(made):,} rows are of one class: nothing can be learnt.")
         counts[name] = write_rows(folder / f"{name}.jsonl", made)
-    return {"rows": counts}
+        asked[name] = [asked_by(run, row) for row in made]
+    learnt = set(asked["train"])
+    known = sum(one in learnt for one in asked[VALIDATION])
+    told = f"{inputs[VALIDATION]}: {known:,} of {counts[VALIDATION]:,} questions are also learnt from"
+    if known == counts[VALIDATION]:
+        raise StageError(f"{told}. The round is chosen there: hold questions back that no expert sees.")
+    return {"rows": counts, "learnt, too": known} | ({"said": told} if known else {})
 
 
 def difficulty_stage(run: EnsembleRun, folder: Path, inputs: Inputs) -> Facts:
@@ -203,8 +209,12 @@ def chosen_stage(run: BoostRun, folder: Path, inputs: Inputs) -> Facts:
     more |= {"labels": list(run.labels)} if run.kind == "classification" else {"space": run.space}
     rounds.write_experts(folder / rounds.EXPERTS, rounds.kept(state, best), "../", run.kind, **more)
     rounds.write_state(folder, {**state, "chosen": best})
-    said = f"round {best} of {len(state['rounds'])}, {len(rounds.kept(state, best))} experts, chosen on validation"
+    said = f"round {best} of {len(state['rounds'])}, {_counted(len(rounds.kept(state, best)))}, chosen on validation"
     return {"chosen round": best, "rounds": state["rounds"], "stopped": state["stopped"], "said": said}
+
+
+def _counted(experts: int) -> str:
+    return "one expert" if experts == 1 else f"{experts} experts"
 
 
 # --- Labels, students, merged experts --------------------------------------------------------------------------------

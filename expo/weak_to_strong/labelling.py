@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from expo.weak_to_strong.errors import BoostingError
 from expo.weak_to_strong.forms import form_of
 from expo.weak_to_strong.keyed import read_json, write_rows
 from expo.weak_to_strong.provenance import hash_of, text_hash
+from expo.weak_to_strong.runfile import validated
 
 
 def label_file(
@@ -21,18 +23,13 @@ def label_file(
     """Write the labels of the questions in `data`; facts. write=False: check all that can be checked without a model.
 
     Answers are kept beside `output` until all are there, so that the same call after a kill continues.
-    Raises BadExperts, DifferentTokens, BoostingError, RowsError.
+    Raises BadExperts, RunFileError, DifferentTokens, BoostingError, RowsError.
     """
     from expo.generate.experts import read_experts
 
     told = _table(experts)
     found = read_experts(experts, kind=told["kind"])
-    labels = tuple(map(str, told.get("labels") or ("0", "1")))
-    run = BoostRun(
-        name="label", kind=told["kind"], labels=labels, device=device, extraction="whole",
-        answering={"max_tokens": max_tokens, "stop": stop}, boost={"combine": told.get("combine", "probabilities")},
-        space=told.get("space", True),
-    )  # fmt: skip
+    run = _run_of(told, experts, {"device": device, "answering": {"max_tokens": max_tokens, "stop": stop}})
     rows = questions(run, data)
     if run.kind == "generation":
         from expo.generate import load_members
@@ -69,6 +66,14 @@ def questions(run: BoostRun, data: Path) -> list[dict[str, Any]]:
     if problems:
         raise RowsError(problems)
     return found
+
+
+def _run_of(told: Mapping[str, Any], experts: Path, more: Mapping[str, Any]) -> BoostRun:
+    """The settings that an experts.json holds for its experts. Raises RunFileError where they cannot be."""
+    found = {"name": "label", "kind": told["kind"], "extraction": "whole", **more}
+    found |= {name: told[name] for name in ("labels", "space") if name in told}
+    found |= {"boost": {"combine": told["combine"]}} if "combine" in told else {}
+    return validated(found, BoostRun, experts, {}, {})
 
 
 def _table(experts: Path) -> dict[str, Any]:

@@ -58,6 +58,11 @@ def in_form(run: BoostRun, rows: Iterable[dict], where: str) -> list[dict[str, A
     return made
 
 
+def asked_by(run: BoostRun, row: Mapping[str, Any]) -> str:
+    """The question of a row in the run's form."""
+    return row["text" if run.kind == "classification" else "prompt"]
+
+
 def _labelled(run: BoostRun, row: dict) -> dict[str, Any]:
     text = field(row, _TEXT, str)
     if "text" not in row and isinstance(row.get("completion"), str):

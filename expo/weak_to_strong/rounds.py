@@ -22,6 +22,9 @@ STATE = "state.json"
 WEIGHTS = "weights.jsonl"
 EXPERTS = "experts.json"
 MODEL = "model"
+LEAST = (
+    1e-30  # the least weight that the trainers take; lighter samples (of SAMME with a large vocabulary) count as this
+)
 FRESH: dict[str, Any] = {"rounds": [], "stopped": "", "restarts": 0}
 
 
@@ -69,8 +72,8 @@ def was_made(folder: Path) -> bool:
 
 
 def write_weights(path: Path, rows: Sequence[Mapping[str, Any]], found: Sampled, weights: Values) -> None:
-    """The weights of all samples, row by row, scaled to the mean 1."""
-    cut = found.by_row(weights * len(weights))
+    """The weights of all samples, row by row, scaled to the mean 1 and no less than LEAST."""
+    cut = found.by_row(np.maximum(weights * len(weights), LEAST))
     write_rows(path, ({"id": rows[at]["id"], "weights": own.tolist()} for at, own in zip(found.rows, cut, strict=True)))
 
 

@@ -17,6 +17,7 @@ from expo.weak_to_strong.mistakes import Misplaced, told
 from expo.weak_to_strong.modes import Mode
 from expo.weak_to_strong.pairs import AGREE, DISAGREE, SEED
 
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # of what becomes a folder or a file
 _LARGEST = 1 << 20  # bytes of a run file
 Sets = tuple[Literal["weak", "icl", "hybrid"], ...]
 
@@ -48,7 +49,7 @@ class Embedded(Part):
 class Weak(Part):
     """A weak model. sft: whether it is first taught train_1; otherwise it answers as it comes."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=NAME)
     model: str = ""
     sft: bool = True
 
@@ -95,14 +96,14 @@ class Extrapolation(Part):
 class Adapter(Part):
     """A released LoRA adapter to evaluate; of several, each is merged before the next is laid on."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=NAME)
     adapters: tuple[str, ...] = Field(min_length=1)
 
 
 class Asked(Part):
     """What every pipeline is told: its name, and how models are asked, scored and run."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=NAME)
     mode: Mode = Mode.MENDED
     seed: int = 0
     extraction: str = "default"

@@ -152,7 +152,7 @@ def test_only_needed_files_are_downloaded_and_once(hub, answers):
     "text, error, words",
     [
         ("good@v9", "HubRevisionNotFound", ["org/good", "'v9'"]),
-        ("gated", "HubAccessDenied", ["org/gated", "hf auth login", "https://huggingface.co/org/gated"]),
+        ("gated", "HubAccessDenied", ["org/gated", "hf auth login", "/org/gated, then"]),
         ("absent", "HubRepositoryNotFound", ["org/absent", "spelling"]),
         ("gone", "HubRepositoryNotFound", ["org/gone"]),
         ("down", "HubUnreachable", ["org/down", "503"]),

@@ -7,10 +7,10 @@ import time
 import numpy as np
 import pytest
 
-from expo.checkpoint import read_ahead
+from expo.checkpoint import blocks, read_ahead
 from expo.checkpoint.read_ahead import ReadAhead
 from expo.checkpoint.remote import RemoteFile
-from expo.errors import HubUnreachable, Interrupted
+from expo.errors import HubUnreachable, Interrupted, RecipeError
 
 BLOCK = 4096
 
@@ -42,7 +42,7 @@ class Held(RemoteFile):
 @pytest.fixture
 def ahead(monkeypatch):
     """A reader of small blocks, whose threads are gone after the test."""
-    monkeypatch.setattr(read_ahead, "BLOCK", BLOCK)
+    monkeypatch.setattr(blocks, "BLOCK", BLOCK)
     before = threading.active_count()
     yield ReadAhead()
     assert threading.active_count() == before
@@ -125,16 +125,16 @@ def test_two_checkpoints_side_by_side_share_the_buffers(ahead):
     for at in range(0, BLOCK * 60, 512):
         for track, file in zip(tracks, files, strict=True):
             assert read(ahead, track, file, at, 512) == file.content[at : at + 512]
-    assert ahead.made <= read_ahead.room_for(2) == read_ahead.ROOM
+    assert ahead.held.made <= blocks.room_for(2) == blocks.ROOM
     for track, file in zip(tracks, files, strict=True):
         ahead.close(track)
         assert len(file.asked) == 60 and file.is_checked
         assert file.most <= read_ahead.CONNECTIONS
-    assert ahead.made == 0 and not ahead.blocks
+    assert ahead.held.made == 0 and not ahead.held.blocks
 
 
 def test_reads_anywhere_by_many_threads_give_the_right_bytes(ahead, monkeypatch):
-    monkeypatch.setattr(read_ahead, "ROOM", 5)
+    monkeypatch.setattr(blocks, "ROOM", 5)
     files = [Held(content(BLOCK * 30 + 100, seed), str(seed)) for seed in (1, 2)]
     tracks = [ahead.open([file]) for file in files]
 
@@ -147,7 +147,7 @@ def test_reads_anywhere_by_many_threads_give_the_right_bytes(ahead, monkeypatch)
             assert read(ahead, track, file, at, n) == file.content[at : at + n]
 
     in_threads(6, work)
-    assert ahead.made <= max(5, 2 * 3)
+    assert ahead.held.made <= max(5, 2 * 3)
     for track in tracks:
         ahead.close(track)
 
@@ -227,3 +227,9 @@ def test_giving_up_ends_the_waiting(ahead):
         read(ahead, track, file, 0, BLOCK * 40)
     assert time.monotonic() - began < 5
     ahead.close(track)
+
+
+@pytest.mark.parametrize("n", [0, -1, 17])
+def test_a_number_of_connections_that_would_never_read_is_refused(ahead, n):
+    with pytest.raises(RecipeError, match=f"connections must be from 1 to 16, not {n}"):
+        ahead.connections = n

@@ -71,7 +71,7 @@ def test_eval_compares_models_and_files_on_the_same_questions(models, test_file,
         "pass@4",
         "95 % interval",
         "on the same 11 questions",
-        "paired bootstrap",
+        "Student's t",
         "p =",
     ):
         assert text in said, said

@@ -7,7 +7,7 @@ import talker
 import torch
 
 from expo.evaluate.metrics import metric_of
-from expo.evaluate.metrics.lm_eval import TaskError
+from expo.evaluate.metrics.lm_eval import TaskError, _manager
 from expo.generate.memory import OutOfMemory
 
 DOCS = [{"question": f"{'ab' * i}?", "choices": ["x", "yy", "zzz"], "gold": i % 3} for i in range(7)]
@@ -143,3 +143,18 @@ def test_without_the_package_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)
     with pytest.raises(TaskError, match=r"pip install 'expo\[eval\]'"):
         metric_of("lm-eval:hellaswag")
+
+
+def test_a_task_s_metric_is_the_same_in_every_process_and_another_once_its_file_is_edited(folder, tmp_path):
+    """Its scores are kept under it, across runs."""
+    import shutil
+
+    home = shutil.copytree(folder, tmp_path / "tasks")
+    (home / "fn.py").write_text("def same(docs):\n    return docs\n")
+    text = (home / "choice.yaml").read_text().replace("test_split", "process_docs: !function fn.same\ntest_split", 1)
+    records = []
+    for prompt in ("{{question}} ", "{{question}} ", "Q: {{question}} "):
+        (home / "choice.yaml").write_text(text.replace("{{question}} ", prompt))
+        _manager.cache_clear()
+        records.append(metric_of("lm-eval:expo_choice", include_path=home).record())
+    assert records[0] == records[1] and records[0]["config"] != records[2]["config"]

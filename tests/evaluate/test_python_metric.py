@@ -58,6 +58,25 @@ def test_it_says_itself_where_less_is_better(module, model, tokenizer, questions
     assert [one.score for one in metric.score(model, tokenizer, metric.ids)] == [0.0] * 6
 
 
+def test_an_edited_function_is_another_metric(tmp_path, questions):
+    """Scores that an earlier version gave are not its own."""
+    path, records = tmp_path / "mine.py", []
+    for number in (1, 1, 2):
+        path.write_text(f"def f(model, tokenizer, examples):\n    return [{number}.0 for _ in examples]\n")
+        records.append(metric_of(f"{path}:f", data=questions).record())
+    assert records[0] == records[1] != records[2]
+
+
+def test_what_it_prints_goes_to_stderr(tmp_path, model, tokenizer, questions, capsys):
+    (tmp_path / "loud.py").write_text(
+        "def f(model, tokenizer, examples):\n    print('hm')\n    return [1.0] * len(examples)\n"
+    )
+    metric = metric_of(f"{tmp_path / 'loud.py'}:f", data=questions)
+    metric.score(model, tokenizer, metric.ids)
+    found = capsys.readouterr()
+    assert found.out == "" and "hm" in found.err
+
+
 @pytest.mark.parametrize(
     ("function", "kind", "words"),
     [

@@ -132,6 +132,15 @@ def test_the_bootstrap_of_real_scores_is_near_the_t_interval_and_the_same_for_th
     assert boot != paired(before, after, method="bootstrap", seed=4).difference
 
 
+def test_few_shares_get_student_s_interval_and_two_equal_gains_are_not_distinguishable():
+    """A bootstrap of a handful is too narrow: it never leaves what was seen."""
+    before, after = [0.25, 0.5, 0.25, 0.75, 0.5], [0.5, 0.75, 0.25, 1.0, 0.5]
+    assert paired(before, after).difference.method == "Student's t"
+    assert paired(before * 4, after * 4).difference.method == "paired bootstrap"
+    two, ten = paired([0.25] * 2, [0.5] * 2), paired([0.25] * 10, [0.5] * 10)
+    assert two.difference.low == 0.25 and not two.distinguishable and ten.distinguishable
+
+
 def test_wider_levels_hold_narrower_ones():
     before, after = [0, 1, 1, 0, 1, 0] * 8, [1, 1, 0, 1, 1, 0] * 8
     for method in ("tango", "t", "bootstrap"):

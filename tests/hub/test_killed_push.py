@@ -10,7 +10,7 @@ from sharded import sharded
 from standin_hub import Hub
 
 ROUNDS = 10
-SCRIPT = Path(__file__).parents[1] / "support" / "killed_push.py"
+SCRIPT = Path(__file__).parents[1] / "support" / "killed.py"
 
 
 def test_after_kill_9_at_ten_random_moments_the_second_push_commits_and_sends_at_most_one_shard_again(tmp_path):
@@ -19,7 +19,7 @@ def test_after_kill_9_at_ten_random_moments_the_second_push_commits_and_sends_at
     with Hub(tmp_path / "hub", latency=0.004) as hub:
         hub.uploads.multipart_from, hub.uploads.part_size = 1, 1 << 16
         environment = {**os.environ, **hub.environment(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, str(SCRIPT), str(folder), "tester/m", str(ROUNDS), "20261122"]
+        command = [sys.executable, str(SCRIPT), "push", str(folder), "tester/m", str(ROUNDS), "20261122"]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
         whole, *rounds = map(json.loads, done.stdout.splitlines())

@@ -158,7 +158,7 @@ def test_a_merge_is_published_and_several_results_are_refused(hub, pair, tmp_pat
     assert held(hub, "tester/m") == files(tmp_path / "out")
     (tmp_path / "two.yaml").write_text(f"name: a\n{recipe}---\nname: b\n{recipe}")
     code, _, err = command(capsys, "merge", "two.yaml", "-o", "both", "--push-to", "tester/n")
-    assert code == 2 and "several results" in err and "tester/n" not in hub.repositories
+    assert code == 1 and "several results" in err and "tester/n" not in hub.repositories
 
 
 def test_bad_data_leaves_the_target_empty(hub, pair, tmp_path, capsys):

@@ -10,7 +10,7 @@ from standin_hub import Faults
 from standin_hub.hub import TOKEN
 
 import expo
-from expo.checkpoint import read_ahead
+from expo.checkpoint import blocks
 from expo.errors import ChangedFile
 
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
@@ -154,7 +154,7 @@ def test_a_bin_is_downloaded_and_said(pair, tmp_path, capsys):
 
 
 def test_what_is_not_read_is_said_and_can_be_asked_for(pair, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(read_ahead, "BLOCK", 1024)
+    monkeypatch.setattr(blocks, "BLOCK", 1024)
     extra = llama_tensors(dtype=torch.bfloat16) | {"z.unused": torch.zeros(300_000, dtype=torch.bfloat16)}
     pair.add("org/more", write_checkpoint(tmp_path / "more", extra, config=LLAMA))
     options = ["--sft", "org/more", "--dpo", "org/dpo", "--stream", "--on-mismatch", "skip"]

@@ -1,5 +1,7 @@
 """The token stays between huggingface_hub and the Hub: in no output, record, manifest or card, and at no other host."""
 
+import logging
+
 import pytest
 from engine import command
 from pico import pico_pair
@@ -67,6 +69,19 @@ def test_a_server_that_repeats_the_token_is_not_repeated(hub, pair, tmp_path, ca
     hub.route("POST", r"/api/models/([^/]+/[^/]+)/preupload/([^/]+)", echo)
     code, out, err = command(capsys, "push", str(tmp_path / "pair" / "dpo"), "tester/out")
     assert code == 1 and "bad request with" in err and SECRET not in out + err
+
+
+@pytest.mark.parametrize("more", [[], ["--stream"]])
+def test_a_try_that_failed_logs_no_signed_address(hub, pair, capsys, monkeypatch, more):
+    said, library = [], logging.getLogger("huggingface_hub")
+    noted = logging.Handler()
+    noted.emit = lambda record: said.append(record.getMessage())
+    monkeypatch.setattr(library, "handlers", [*library.handlers, noted])
+    monkeypatch.setattr(library, "level", logging.WARNING)
+    library.warning("heard")
+    hub.faults = Faults(3, ["close", "reset", "500"])
+    assert command(capsys, "extrapolate", *pair, *more, "-o", "out")[0] == 0
+    assert len(hub.faults.failed) > 2 and said == ["heard"]
 
 
 def test_refusals_through_the_command_line_name_the_repository_and_the_remedy(hub, pair, tmp_path, capsys):

@@ -243,6 +243,27 @@ def test_other_models_of_the_same_name_are_other_tries(find, nearness, models, t
     assert "models.1.model dpo" in found.summary and str(models["dpo"].parent) not in json.dumps(found.evidence())
 
 
+def test_equal_weights_under_another_config_or_template_are_scored_under_their_own(find, completions, models, tmp_path):
+    """A donor whose config differs is another model, although every tensor is the same."""
+    import shutil
+
+    other = shutil.copytree(models["dpo"], tmp_path / "other")
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.5}))
+    text = f"merge_method: linear\nmodels: [{{model: {models['dpo']}, parameters: {{weight: 1.0}}}}]\n"
+    data = completions("val.jsonl", 6)
+    found = find(recipe=text, vary=[f"models.0.model={models['dpo']},{other}"], metric="loss", data=data)
+    own = find(recipe=text.replace(str(models["dpo"]), str(other)), vary=["rounding=nearest"], metric="loss", data=data)
+    by = {str(one.point.get("models.0.model")): one.score.value for one in found.figures}
+    assert by[str(other)] == own.baseline.score.value != by[str(models["dpo"])]
+
+    chats = [{"messages": [{"role": "user", "content": f"{i}"}, {"role": "assistant", "content": "1"}]} for i in (1, 2)]
+    found = find(
+        recipe=text, vary=["chat_template=alpaca,mistral"], metric="loss", data=write_jsonl(tmp_path / "c", chats)
+    )
+    assert found.figures[1].score.value != found.figures[2].score.value and found.figures[2].same_as is None
+
+
 # --- What is written --------------------------------------------------------------------------------------------------
 
 
@@ -408,6 +429,35 @@ def test_an_output_that_exists_is_refused_before_anything_is_scored(find, nearne
     assert not seen and not (tmp_path / "report").exists()
 
 
+@pytest.mark.parametrize("dtype, coarse", [("float32", True), ("bfloat16", False)])
+def test_weights_scored_in_a_type_that_does_not_hold_them_are_pointed_out(find, nearness, dtype, coarse):
+    said = []
+    how = {"settings": {"dtype": dtype}, "compute": "bfloat16", "warn": said.append}
+    found = find(metric=nearness(0.5), alphas="0.3", **how)
+    text = "scores are those of bfloat16 weights, and the output's are F32"
+    assert any(text in one for one in said) == any(text in one for one in found.notes) == coarse
+
+
+def test_a_pair_that_is_one_model_is_called_so_and_more_examples_are_not_asked_for(models, nearness, tmp_path):
+    pair = {"sft": models["dpo"], "dpo": models["dpo"], "report": tmp_path / "report", "device": "cpu"}
+    found = search(**pair, metric=nearness(0.5, n=3), alphas="0.1,0.2")
+    assert "all have its very weights" in found.notes[0] and "More examples" not in found.notes[0]
+
+
+def test_the_card_s_line_counts_the_tries_where_nothing_was_tested(find, nearness):
+    found = find(metric=nearness(0.5, noise=0.4), alphas=GRID)
+    low, high = found.chosen.adjusted.low, found.chosen.adjusted.high
+    assert f"(95 % {low:+.4g} to {high:+.4g} with all 5 counted)" in found.summary
+
+
+@pytest.mark.parametrize("where", ["out", "out/report"])
+def test_a_report_inside_of_the_output_is_refused_before_anything_is_scored(find, nearness, tmp_path, where):
+    seen = []
+    with pytest.raises(OutputError, match="appears whole at the end"):
+        find(metric=nearness(0.5, seen=seen), alphas="0.3", output=tmp_path / "out", report=tmp_path / where)
+    assert not seen and not (tmp_path / "out").exists()
+
+
 def test_overlapping_sets_are_refused_by_id_by_question_and_by_what_is_asked(find, nearness, completions, tmp_path):
     val = completions("val.jsonl", 6, id_offset=0)
     with pytest.raises(OverlappingSets, match="asks what"):
@@ -438,6 +488,8 @@ def test_sets_that_only_number_their_rows_do_not_overlap(find, completions):
         ({"alphas": "0:1:1e-9"}, BadValues, "at most 1,000"),
         ({"alphas": "0:1"}, BadValues, "Add a step"),
         ({"alphas": ""}, BadValues, "empty"),
+        ({"alphas": "0.1,1e99999999"}, BadValues, "1e99999999 is not a number that can be tried"),
+        ({"alphas": "0.1,1e-400"}, BadValues, "1e-400 is not a number that can be tried"),
         ({"alphas": "0.1", "bracket": True}, SearchError, "leave out"),
         ({"alphas": "0.1,0.2", "budget": 3}, BadBudget, "6 scored examples at least"),
         ({"bracket": True, "budget": 300}, BadBudget, "known beforehand"),

@@ -18,26 +18,32 @@ def test_a_round_by_hand():
     assert found == pytest.approx([1 / 2, 1 / 6, 1 / 6, 1 / 6])
 
 
-@pytest.fixture(scope="module", params=[2, 3], ids=["2 classes", "3 classes"])
+@pytest.fixture(
+    scope="module", params=[(2, 1, 200), (3, 1, 200), (2, 3, 80)], ids=["stumps", "3 classes", "few mistakes"]
+)
 def scikit(request):
-    """A fitted AdaBoostClassifier of stumps, its data, and the sample weights that each stump was given."""
+    """A fitted AdaBoostClassifier of small trees, its data, and the sample weights that each tree was given.
+
+    The last has rounds whose error is below half a sample's equal share.
+    """
+    classes, depth, n = request.param
     ensemble = pytest.importorskip("sklearn.ensemble")
     from sklearn.tree import DecisionTreeClassifier
 
     given: list = []
 
-    class Stump(DecisionTreeClassifier):
+    class Tree(DecisionTreeClassifier):
         def fit(self, X, y, sample_weight=None):
             given.append(np.array(sample_weight))
             return super().fit(X, y, sample_weight=sample_weight)
 
     draws = np.random.default_rng(7)
-    x = draws.normal(size=(200, 4))
-    y = (x[:, 0] + x[:, 1] ** 2 + 0.3 * draws.normal(size=200) > 0.7).astype(int)
-    if request.param == 3:
+    x = draws.normal(size=(n, 4))
+    y = (x[:, 0] + x[:, 1] ** 2 + 0.3 * draws.normal(size=n) > 0.7).astype(int)
+    if classes == 3:
         y += (x[:, 2] + 0.5 * x[:, 3] > 0.4).astype(int)
-    fitted = ensemble.AdaBoostClassifier(Stump(max_depth=1), n_estimators=12, random_state=0).fit(x, y)
-    assert len(fitted.estimators_) == 12 and set(y) == set(range(request.param))
+    fitted = ensemble.AdaBoostClassifier(Tree(max_depth=depth), n_estimators=12, random_state=0).fit(x, y)
+    assert len(fitted.estimators_) == 12 and set(y) == set(range(classes))
     return fitted, x, y, given
 
 
@@ -51,9 +57,9 @@ def check_beside(prior, fitted, x, y, given):
     classes = len(fitted.classes_)
     rule, weights = boosting.rule_of(prior, classes=classes), boosting.start(len(y))
     alphas, votes = [], []
-    for number, stump in enumerate(fitted.estimators_):
+    for number, tree in enumerate(fitted.estimators_):
         assert np.abs(weights - given[number] / given[number].sum()).max() < 1e-6
-        found = stump.predict(x)
+        found = tree.predict(x)
         judged = boosting.judge(boosting.error_of(found != y, weights), rule, len(y))
         assert judged.verdict == "kept"
         alphas.append(judged.alpha)
@@ -85,6 +91,14 @@ def test_an_expert_without_a_mistake_gets_a_finite_alpha_and_ends_boosting(prior
     judged = boosting.judge(0.0, boosting.rule_of(prior), 100)
     assert judged.verdict == "perfect" and math.isfinite(judged.alpha) and "boosting ends" in judged.said
     assert judged.alpha > boosting.judge(0.01, boosting.rule_of(prior), 100).alpha
+
+
+@pytest.mark.parametrize("prior", ["binary", "samme", 0.2])
+def test_a_mistake_on_less_weight_than_half_a_sample_counts_as_it_is(prior):
+    rule = boosting.rule_of(prior)
+    judged = boosting.judge(1e-4, rule, 100)
+    expected = math.log((1 - 1e-4) / 1e-4) + math.log(rule.reference / (1 - rule.reference))
+    assert judged.verdict == "kept" and judged.alpha == pytest.approx(rule.scale * expected)
 
 
 @pytest.mark.parametrize("error", [0.5, 0.51, 1.0])

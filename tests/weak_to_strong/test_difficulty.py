@@ -18,7 +18,10 @@ def run(kind="generation", **changes):
     return EnsembleRun.model_validate(told | {"split": {"validation": 2, "test": 3, "ood": 0.1}} | changes)
 
 
-ROWS = [{"id": f"q{n}", "prompt": "p" * (1 + n % 7), "completion": "c", "gold": "c", "level": n} for n in range(40)]
+ROWS = [
+    {"id": f"q{n}", "prompt": f"{n:02} " + "p" * (n % 7), "text": "kept", "completion": "c", "gold": "c", "level": n}
+    for n in range(40)
+]
 
 
 def test_every_question_is_rated_by_an_expert_that_has_not_seen_it(tmp_path, monkeypatch):
@@ -41,11 +44,45 @@ def test_every_question_is_rated_by_an_expert_that_has_not_seen_it(tmp_path, mon
     assert facts["by"] == "experts" and [one["rated"] for one in facts["folds"]] == [8] * 5
 
 
+def test_what_is_asked_twice_is_rated_by_an_expert_that_saw_neither():
+    questions = [f"q{n % 30}" for n in range(40)]
+    folds = difficulty.folds_of(questions, 5, 0)
+    assert len({(question, fold) for question, fold in zip(questions, folds, strict=True)}) == 30
+    different = dict(zip(questions, folds, strict=True)).values()
+    assert [list(different).count(fold) for fold in range(5)] == [6] * 5
+
+
+def test_more_folds_than_different_questions_allow_are_refused(tmp_path):
+    same = [{**row, "prompt": f"q{n % 9}"} for n, row in enumerate(ROWS)]
+    with pytest.raises(StageError, match="9 different questions are too few for 5 folds"):
+        difficulty.rate(run(difficulty={"by": "experts", "folds": 5}), same, tmp_path, "org/weak", None)
+
+
+def test_questions_that_are_tested_and_learnt_are_counted(tmp_path):
+    levels = list(range(40))
+    assert "said" not in difficulty.split(run(), ROWS, levels, tmp_path)
+    parts = difficulty.parts_of(run(), ROWS, levels)
+    twice, other = parts["hard"][0], parts["train"][0]
+    rows = [{**row, "prompt": ROWS[other]["prompt"]} if at == twice else row for at, row in enumerate(ROWS)]
+    told = difficulty.split(run(), rows, levels, tmp_path)
+    assert told["learnt, too"] == {"validation": 0, "easy": 0, "hard": 1, "hardest": 0}
+    assert told["said"] == "learnt from in another part, too: 1 of hard"
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"), [("pool", "one of the pool's own parts"), ("a/b", "'a/b' names files"), ("..", "names files")]
+)
+def test_a_further_test_set_takes_no_other_files_place(name, problem):
+    with pytest.raises(ValueError, match=problem):
+        run(data={"pool": "pool.jsonl", "ood": {name: "other.jsonl"}})
+
+
 def test_ratings_by_length_column_file_and_chance(tmp_path):
     def rated(asked, file=None):
         difficulty.rate(run(difficulty=asked), ROWS, tmp_path, "", file)
         return [row["difficulty"] for row in read(tmp_path / "difficulty.jsonl")]
 
+    assert len(set(rated({"by": "length"}))) == 7
     assert rated({"by": "length"}) == [float(len(row["prompt"])) for row in ROWS]
     assert rated({"by": "column", "column": "level"}) == list(map(float, range(40)))
     numbers, keyed = tmp_path / "numbers.txt", tmp_path / "keyed.jsonl"

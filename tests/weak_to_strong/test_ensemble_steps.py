@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from unittest import mock
 
 import pytest
@@ -10,10 +11,12 @@ from taught import save_model
 from w2s_files import read, write
 
 from expo import toy
+from expo.weak_to_strong.ensemble import boost_run
+from expo.weak_to_strong.ensemble_stages import given_stage
 
 SOLVED = [{"id": n, **example._asdict()} for n, example in enumerate(toy.draw(3, 40, "train", 0))]
 JUDGED = [{"id": row["id"], "text": row["prompt"], "label": int(row["completion"][-1] >= "5")} for row in SOLVED]
-TRAIN = {"max_steps": 30, "learning_rate": 5e-3, "precision": "float32", "save_every": 0}
+TRAIN = {"max_steps": 15, "learning_rate": 5e-3, "precision": "float32", "save_every": 0}
 SETS = {
     **{f"expert.{name}": value for name, value in TRAIN.items()},
     "space": False,
@@ -23,7 +26,7 @@ SETS = {
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
+def home(tmp_path_factory, few_objects):
     """A tiny weak model, and files of easy questions in both forms."""
     home = tmp_path_factory.mktemp("home")
     save_model(home / "weak", seed=1)
@@ -85,6 +88,19 @@ def test_answers_are_boosted_and_generate_reads_the_same_experts(home, capsys):
     assert set(labels[0]) == {"id", "prompt", "completion"}
 
 
+def test_an_expert_that_has_gone_is_made_again_the_same(home, capsys):
+    asked = boost(home, "generation", "solved", home / "writers")  # the last test's, or made now
+    assert command(capsys, *asked)[0] == 0
+    model = home / "writers/round_1/expert/model"
+    before = (model / "model.safetensors").read_bytes()
+    shutil.rmtree(model)
+    code, _, stderr = command(capsys, *asked)
+    assert code == 1 and f"{model} is missing" in stderr.replace("/./", "/") and "--from round_1/expert" in stderr
+    code, _, stderr = command(capsys, *asked, "--from", "round_1/expert")
+    assert code == 0 and "round_0/tests: done before" in stderr and "round_1/expert: made" in stderr
+    assert (model / "model.safetensors").read_bytes() == before
+
+
 def listed(path, *experts, kind="generation", **more):
     found = [{"model": str(model), "weight": weight} for model, weight in experts]
     path.write_text(json.dumps({"kind": kind, "experts": found, **more}))
@@ -100,6 +116,23 @@ def test_weights_that_make_no_ensemble_are_refused(home, capsys, tmp_path, weigh
     asked = ["--ensemble", file, "--data", home / "solved.jsonl", "-o", tmp_path / "out.jsonl"]
     code, _, stderr = command(capsys, "w2s", "label", *asked)
     assert code == 1 and problem in stderr and not (tmp_path / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "problem"),
+    [
+        ("classification", {"labels": 5}, "labels: 5 is not a list"),
+        ("classification", {"labels": ["a"]}, "at least two different classes"),
+        ("classification", {"combine": "votes"}, "boost.combine"),
+        ("generation", {"combine": "discrete"}, "counts votes for classes"),
+        ("generation", {"space": "maybe"}, "is not true or false"),
+    ],
+)
+def test_a_list_of_experts_from_elsewhere_is_read_with_care(home, capsys, tmp_path, kind, more, problem):
+    file = listed(tmp_path / "experts.json", (home / "weak", 1), kind=kind, **more)
+    asked = ["--ensemble", file, "--data", home / "judged.jsonl", "-o", tmp_path / "out.jsonl", "--dry-run"]
+    code, _, stderr = command(capsys, "w2s", "label", *asked)
+    assert code == 1 and f"{file}: " in stderr and problem in stderr
 
 
 def test_experts_of_different_tokenizers_are_refused(home, capsys, tmp_path):
@@ -139,6 +172,17 @@ def test_easy_questions_that_teach_nothing_are_refused(home, capsys, tmp_path, r
     asked[asked.index("--data") + 1] = tmp_path / "easy.jsonl"
     code, _, stderr = command(capsys, *asked)
     assert code == 1 and problem in stderr
+
+
+def test_a_round_is_not_chosen_on_what_was_learnt(home, capsys, tmp_path):
+    asked = boost(home, "classification", "judged", tmp_path / "out")
+    asked[asked.index("--validation") + 1] = home / "judged.jsonl"
+    code, _, stderr = command(capsys, *asked)
+    assert code == 1 and "30 of 30 questions are also learnt from. The round is chosen there" in stderr
+    run = boost_run(str(home / "weak"), {"kind": "classification", "seed": 0, "labels": ""}, {})
+    write(tmp_path / "mixed.jsonl", JUDGED[25:])
+    facts = given_stage(run, tmp_path, {"train": home / "judged.jsonl", "validation": tmp_path / "mixed.jsonl"})
+    assert facts["said"].endswith("mixed.jsonl: 5 of 15 questions are also learnt from")
 
 
 @pytest.mark.parametrize(

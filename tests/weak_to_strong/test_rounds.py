@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from w2s_files import read, write
 
-from expo.weak_to_strong import ensemble_stages
+from expo.train.values import weight_of
+from expo.weak_to_strong import ensemble_stages, rounds
 from expo.weak_to_strong.ensemble import boost_run, build_boosting
 from expo.weak_to_strong.errors import StageError
 from expo.weak_to_strong.forms import Sampled
@@ -62,7 +63,7 @@ def boosted(tmp_path, monkeypatch):
         monkeypatch.setattr(ensemble_stages, "form_of", lambda run: form)
         files = [tmp_path / "easy.jsonl", tmp_path / "validation.jsonl"]
         for file in files:
-            write(file, ({"id": n, "text": f"t{n}", "label": n % 2} for n in range(N)))
+            write(file, ({"id": n, "text": f"{file.stem} {n}", "label": n % 2} for n in range(N)))
         (tmp_path / "weak").mkdir(exist_ok=True)
         options = {"kind": "classification", "seed": 0, "labels": "", "rounds": rounds, "patience": 0} | asked
         told: list[str] = []
@@ -86,6 +87,16 @@ def test_an_expert_no_better_than_the_prior_is_left_out_and_weights_begin_anew(b
     assert script.given[1] != [1.0] * N and script.given[3] != [1.0] * N
     first, again = (read(out / f"round_{n}/tests/ensemble/validation/results.jsonl") for n in (0, 1))
     assert first == again  # the ensemble is the same one
+
+
+def test_weights_stay_what_the_trainer_takes_with_a_large_vocabulary(tmp_path):
+    """SAMME's odds of 50,000 classes leave less than 1e-30 of the weight with what each of seven experts knew."""
+    found = Sampled([0, 1], [1, 1], np.array([True, False]), 2)
+    rows = [{"id": "a"}, {"id": "b"}]
+    rounds.write_weights(tmp_path / "weights.jsonl", rows, found, np.array([1.0, 1e-33]))
+    (heavy,), (light,) = rounds.of_rows(tmp_path / "weights.jsonl", rows)
+    assert weight_of(light) == light == rounds.LEAST and heavy == 2
+    assert rounds.read_weights(tmp_path / "weights.jsonl", rows, found).tolist() == [2, rounds.LEAST]
 
 
 def test_or_ends_boosting(boosted):

@@ -5,7 +5,9 @@ documents of its tasks. :METRIC picks one of the task's metrics; without it the 
 The harness downloads the data of its own tasks; a task of local files needs no network.
 """
 
+import json
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -84,12 +86,19 @@ def lm_eval(
             "task": name,
             "metrics": metrics,
             "num_fewshot": {key: one.get_config("num_fewshot") for key, one in tasks.items()},
+            "config": _config_of(tasks),
             "chat": bool(chat),
             "lm_eval": metadata.version("lm_eval"),
         },
         higher_is_better=better == {True},
         generates=any(one.OUTPUT_TYPE == "generate_until" for one in tasks.values()),
     )
+
+
+def _config_of(tasks: Mapping[str, Any]) -> str:
+    """A hash of all that the tasks' files say: another prompt is another metric."""
+    said = json.dumps({key: one.dump_config() for key, one in tasks.items()}, sort_keys=True, default=str)
+    return hash_of(re.sub(r" at 0x[0-9a-f]+", "", said))  # where a function lies differs from run to run
 
 
 @contextmanager

@@ -8,10 +8,14 @@
 
     function.higher_is_better = False       # where less is better; absent: True
 
-Whatever the function keeps between calls must not depend on the weights.
+Whatever the function keeps between calls must not depend on the weights. Its file belongs to the metric: an edited one
+is another metric.
 """
 
+import inspect
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -39,7 +43,8 @@ def python(module: str, function: str, data: str | Path | Sequence[Mapping]) -> 
 
     def measure(model: Any, tokenizer: Any, wanted: Sequence[str]) -> list[Scored]:
         try:
-            values = call(model, tokenizer, [dict(at[key]) for key in wanted])
+            with redirect_stdout(sys.stderr):  # stdout is for results, such as those of --json
+                values = call(model, tokenizer, [dict(at[key]) for key in wanted])
         except Exception as error:  # it is the user's, and raises what it likes
             raise MetricError(f"--metric {name} failed: {type(error).__name__}: {error}") from error
         values = _listed(values, wanted, name)
@@ -51,6 +56,7 @@ def python(module: str, function: str, data: str | Path | Sequence[Mapping]) -> 
         asked=tuple(hash_of({key: value for key, value in row.items() if key != "id"}) for row in at.values()),
         data=hash_of(list(at.items())),
         measure=measure,
+        settings={"code": _code_of(call)},
         higher_is_better=bool(getattr(call, "higher_is_better", True)),
     )
 
@@ -67,6 +73,15 @@ def _callable(module: str, function: str) -> Any:
             f"--metric {module}:{function}: {module} has no function {function!r}.{nearest(function, known)}"
         )
     return call
+
+
+def _code_of(call: Any) -> str | None:
+    """A hash of the file that a function stands in, so that scores of an edited one are not taken for its own."""
+    try:
+        path = inspect.getsourcefile(inspect.unwrap(call))
+        return hash_of(Path(path).read_text()) if path else None
+    except (TypeError, OSError, ValueError):  # an object, or a function of a module without a file
+        return None
 
 
 def _listed(values: Any, wanted: Sequence[str], name: str) -> list:

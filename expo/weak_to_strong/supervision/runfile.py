@@ -10,11 +10,10 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from expo.weak_to_strong.mistakes import Misplaced
-from expo.weak_to_strong.runfile import Asked, Part, check_trainer
+from expo.weak_to_strong.runfile import NAME, Asked, Part, check_trainer
 from expo.weak_to_strong.supervision.lengths import PUBLISHED
 
 Rates = tuple[float, ...]
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 
 class Slips(Part):

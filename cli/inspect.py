@@ -23,7 +23,7 @@ def inspect(checkpoint: str, tensors: bool, max_header: str, as_json: bool, quie
     from expo.checkpoint import open_checkpoint
     from expo.recipe.recipe import parse_size
 
-    found = inspect_checkpoint(open_checkpoint(checkpoint, max_header=parse_size(max_header), stream=True))
+    found = inspect_checkpoint(open_checkpoint(checkpoint, max_header=parse_size(max_header), stream=True, stored=True))
     if as_json:
         click.echo(json.dumps(found.record()))
         return

@@ -59,7 +59,7 @@ def _form(donor: str, *, from_recipe: bool) -> list[Callable]:
         return click.option(name, is_flag=True, default=None if from_recipe else False, help=text)
 
     own = "the recipe's" if from_recipe else f"as in {donor}"
-    choices = {key: click.Choice(values) for key, values in CHOICES.items()}
+    choices = {key: click.Choice([value for value in values if value]) for key, values in CHOICES.items()}
     return [
         click.option("--dtype", metavar="TYPE", help=f"Type of floats in the output, such as float32. Default: {own}."),
         click.option(
@@ -95,6 +95,18 @@ def _form(donor: str, *, from_recipe: bool) -> list[Callable]:
             metavar="'OLD=>NEW'",
             help=f"Prefix of other inputs' tensor names in {donor}'s spelling, as in 'language_model.=>'. Repeatable.",
         ),
+        click.option(
+            "--layout",
+            type=choices["layout"],
+            help="Experts one tensor each, as models are published, or stacked, as transformers 5 holds them. "
+            f"Default: {own}.",
+        ),
+        click.option(
+            "--tower",
+            metavar="NAME",
+            help=f"Compute only this tower, such as language_model, and copy the rest from {donor}.",
+        ),
+        flag("--requantize", "Write float8 with fresh scales where the donor has them, instead of bfloat16."),
         flag("--saturate", "Clamp results beyond the output type's range instead of stopping."),
         flag("--allow-non-finite", "Let NaN and infinities pass instead of stopping."),
     ]
@@ -144,7 +156,19 @@ def recipe_fields(options: dict[str, Any]) -> dict[str, Any]:
     """The fields of Recipe that the options of a command give."""
     from expo.recipe import parse_rename, parse_size
 
-    names = ("dtype", "rounding", "seed", "on_mismatch", "vocabulary", "tied", "saturate", "allow_non_finite")
+    names = (
+        "dtype",
+        "rounding",
+        "seed",
+        "on_mismatch",
+        "vocabulary",
+        "tied",
+        "layout",
+        "requantize",
+        "tower",
+        "saturate",
+        "allow_non_finite",
+    )
     found = {name: options[name] for name in names}
     found["stream"] = options.get("stream")  # a search reads its inputs once a try, and does not offer it
     found["shard_size"] = parse_size(options["shard_size"]) if options["shard_size"] else None

@@ -70,7 +70,10 @@ def files_of(folder: str | Path) -> dict[str, Path]:
         raise MissingSource(f"{folder}: no such folder.", "Pass the folder of a checkpoint: expo push OUT org/name.")
     try:
         source = open_checkpoint(root).source
-        names = [*source.weights, *filter(None, [source.index]), *source.side_files]
+        names = [*source.weights, *filter(None, [source.index])]
+        for part in source.folders:
+            names += [f"{part.folder.name}/{name}" for name in (*part.weights, *filter(None, [part.index]))]
+        names += source.side_files
     except AdapterNotModel:
         source = resolve_adapter(str(root))
         names = [*source.weights, *source.side_files, *(name for name in SIDE_FILES if (root / name).is_file())]

@@ -7,7 +7,7 @@ from typing import Any
 
 from expo.checkpoint.names import layer_of, module_group
 from expo.checkpoint.spec import Checkpoint, TensorSpec
-from expo.planning.complaints import quantised
+from expo.checkpoint.views.quantised import find, stated_quantisation
 from expo.planning.tied import EMBEDDINGS, ends_with, says_tied, tied_heads
 
 
@@ -159,11 +159,10 @@ def _shared(specs: list[TensorSpec]) -> tuple[tuple[str, ...], ...]:
 
 
 def _quantised(checkpoint: Checkpoint) -> str | None:
-    """The quantisation method of the config, "scales beside the weights" where only those show it, or None."""
-    said = checkpoint.config.get("quantization_config")
-    if isinstance(said, dict):
-        return str(said.get("quant_method", "a method that the config does not name"))
-    return "scales beside the weights" if quantised({"checkpoint": checkpoint}) else None
+    """The quantisation method of the config, what the tensors show where it names none, or None."""
+    found = checkpoint.quantised or find(checkpoint)
+    stated = stated_quantisation(checkpoint)
+    return str(stated["quant_method"]) if stated and "quant_method" in stated else found and found.kind
 
 
 def number_ranges(numbers: Iterable[int]) -> str:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from expo.checkpoint.spec import Checkpoint, TensorSpec
+from expo.planning.layouts import in_one_layout
 from expo.planning.resolve import Resolver
 from expo.recipe import Recipe
 
@@ -39,7 +40,7 @@ def pair_up(recipe: Recipe, inputs: dict[str, Checkpoint]) -> Pairing:
 
     inputs: {"sft": A, "dpo": B}.
     """
-    resolver = Resolver(recipe, inputs)
+    resolver = Resolver(recipe, in_one_layout(recipe, inputs).inputs)
     found = Pairing()
     for match in resolver.resolve().matches:
         operands = {operand.role: operand for operand in match.operands}

@@ -46,6 +46,7 @@ def check_inside(folder: Path, name: str) -> None:
     if target.is_relative_to(home):
         return
     # <cache>/models--org--name/snapshots/<commit>/<file> -> <cache>/models--org--name/blobs/<etag>
-    if home.parent.name == "snapshots" and target.parent == home.parent.parent / "blobs":
-        return
+    for root in (home, *home.parents):  # a model's sub-folder lies below its snapshot
+        if root.parent.name == "snapshots" and target.parent == root.parent.parent / "blobs":
+            return
     raise LinkOutside(f"{path}: links to {target}, outside the checkpoint.")

@@ -16,6 +16,7 @@ from urllib.request import getproxies, proxy_bypass
 from expo.checkpoint.adapters import CONFIG, SIDE_FILES, WEIGHTS, adapter_in_folder, choose_adapter
 from expo.checkpoint.contents import WEIGHT_SUFFIXES, choose_weights, is_side_file
 from expo.checkpoint.hub_errors import keep_addresses_unsaid, patiently, translated
+from expo.checkpoint.pipelines import list_of, listed_folders, weights_in
 from expo.checkpoint.remote import RemoteFile
 from expo.checkpoint.source import from_folder
 from expo.checkpoint.spec import Source
@@ -46,19 +47,9 @@ def fetch(text: str, repo_id: str, revision: str | None, *, max_header: int, str
         commit, names = _listing(repo_id, revision, details=stream)
     except HubUnreachable as error:
         return _from_cache(text, repo_id, revision, error, max_header)
-    try:
-        first = choose_weights(names, text)
-    except AmbiguousWeights as error:
-        remedy = f"Run `hf download {repo_id}` and pass the file that you mean."
-        raise AmbiguousWeights(str(error).split("\n")[0], remedy) from None
-    wanted = {first, *filter(is_side_file, names), *({"README.md", "expo.json"} & set(names))}  # what it was made from
-    if first.endswith(".json"):
-        folder = _download(repo_id, commit, {first})
-        shards = set(read_weight_map(folder / first, max_header=max_header).values())
-        absent = sorted(shards - set(names))
-        if absent:
-            raise MissingShard(f"{repo_id}@{commit}/{first}", f"lists shards that are not there: {absent[:5]}.")
-        wanted |= shards
+    wanted = {*filter(is_side_file, names), *({"README.md", "expo.json"} & set(names))}  # what it was made from
+    for first in _firsts(names, text, repo_id, commit):
+        wanted |= {first, *_shards_of(first, names, repo_id, commit, max_header)}
     remote = _left_there(repo_id, commit, {name: names[name] for name in wanted}) if stream else {}
     wanted -= set(remote)
     # Asked for by its name, the revision is also noted in the cache, where it is found again without a connection.
@@ -85,6 +76,39 @@ def _left_there(repo_id: str, commit: str, wanted: Mapping[str, Any]) -> dict[st
             etag = listed.lfs.sha256 if listed.lfs else listed.blob_id
             there[name] = RemoteFile(repo_id, commit, name, listed.size, etag)
     return there
+
+
+def _firsts(names: list[str], text: str, repo_id: str, commit: str) -> list[str]:
+    """The weight file or index that the model starts from, and those of its sub-folders."""
+    listed = list_of(names)
+    found = []
+    try:
+        found.append(choose_weights(names, text))
+    except AmbiguousWeights as error:
+        remedy = f"Run `hf download {repo_id}` and pass the file that you mean."
+        raise AmbiguousWeights(str(error).split("\n")[0], remedy) from None
+    except NotACheckpoint:
+        if listed is None:
+            raise
+    if listed:
+        for folder in listed_folders(_download(repo_id, commit, {listed}) / listed):
+            if first := weights_in(folder, names, text):
+                found.append(f"{folder}/{first}")
+    return found
+
+
+def _shards_of(first: str, names: list[str], repo_id: str, commit: str, max_header: int) -> set[str]:
+    """The shards that an index lists; none for a weight file."""
+    if not first.endswith(".json"):
+        return set()
+    folder = _download(repo_id, commit, {first})
+    around = first.rpartition("/")[0]
+    listed = read_weight_map(folder / first, max_header=max_header).values()
+    shards = {f"{around}/{name}" if around else name for name in listed}
+    absent = sorted(shards - set(names))
+    if absent:
+        raise MissingShard(f"{repo_id}@{commit}/{first}", f"lists shards that are not there: {absent[:5]}.")
+    return shards
 
 
 def fetch_adapter(text: str, repo_id: str, revision: str | None) -> Source:
@@ -151,7 +175,10 @@ def _from_cache(text: str, repo_id: str, revision: str | None, cause: HubUnreach
         with translated(repo_id, revision, LocalEntryNotFoundError):
             folder = Path(snapshot_download(repo_id, revision=revision, local_files_only=True, ignore_patterns=ignored))
         source = from_folder(text, folder, repo_id=repo_id, revision=folder.name, max_header=max_header)
-        absent = [name for name in source.weights if not (folder / name).exists()]
+        _check_folders(repo_id, source)
+        absent = [
+            name for part in (source, *source.folders) for name in part.weights if not (part.folder / name).exists()
+        ]
     except (LocalEntryNotFoundError, NotACheckpoint, UnreadableFile):
         absent = ["files"]
     if absent:
@@ -159,6 +186,18 @@ def _from_cache(text: str, repo_id: str, revision: str | None, cause: HubUnreach
         remedy = f"With a connection: `hf download {repo_id}{f' --revision {revision}' if revision else ''}`."
         raise (HubNotCached if "HF_HUB_OFFLINE" in str(cause) else HubUnreachable)(problem, remedy) from None
     return source
+
+
+def _check_folders(repo_id: str, source: Source) -> None:
+    """LocalEntryNotFoundError where the cached listing has weights in a sub-folder, and the snapshot has none."""
+    from huggingface_hub import snapshot_download
+
+    listed = list_of(source.side_files)
+    known = {part.folder.name for part in source.folders}
+    empty = [name for name in listed_folders(source.folder / listed) if name not in known] if listed else []
+    if empty:
+        patterns = [f"{glob.escape(name)}/*{suffix}" for name in empty for suffix in (".safetensors", ".bin")]
+        snapshot_download(repo_id, revision=source.revision, local_files_only=True, allow_patterns=patterns)
 
 
 def _probe(endpoint: str) -> None:

@@ -1,5 +1,6 @@
 """Open a checkpoint: join its shards' headers, its index and its config into one table. Holds no tensor data."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from expo.checkpoint.files import DEFAULT_MAX_HEADER, check_inside, read_small
@@ -9,21 +10,38 @@ from expo.checkpoint.source import resolve
 from expo.checkpoint.spec import Checkpoint, Source, TensorSpec, WeightFile
 from expo.checkpoint.strict_json import parse_object, shown
 from expo.checkpoint.views.adapted import with_adapters
+from expo.checkpoint.views.quantised import dequantised
 from expo.checkpoint.weight_map import read_weight_map
 from expo.errors import MissingShard, MissingTensor, NotACheckpoint, RepeatedTensor, UnlistedTensor
 
 
 def open_checkpoint(
-    source: str | Path | Source, *, max_header: int = DEFAULT_MAX_HEADER, stream: bool = False
+    source: str | Path | Source,
+    *,
+    max_header: int = DEFAULT_MAX_HEADER,
+    stream: bool = False,
+    stored: bool = False,
 ) -> Checkpoint:
     """Every tensor that a checkpoint stores, shard by shard in the order of file names, by offset inside a shard.
 
     source: a folder, a weight file, an index, or a Hub id `org/name[@revision]`; or BASE+ADAPTER+..., whose adapted
-    tensors are views. max_header: in bytes. stream: leave the weights of a Hub id there, and read them by ranges.
+    tensors are views, as are float8 tensors with scales. max_header: in bytes. stream: leave the weights of a Hub id
+    there, and read them by ranges. stored: True gives float8 tensors and their scales as they lie in the files.
     Raises a SourceError, HeaderError or IndexMismatch; no tensor is ever left out.
     """
     if not isinstance(source, Source):
         source = resolve(source, max_header=max_header, stream=stream)
+    files, tensors = _read_all(source, max_header)
+    for part in source.folders:
+        _add_folder(files, tensors, part.folder.name + "/", *_read_all(part, max_header))
+    checkpoint = Checkpoint(source, files, tensors, read_config(source), warnings=source.notes)
+    if not stored:
+        checkpoint = dequantised(checkpoint)
+    return with_adapters(checkpoint, max_header=max_header) if source.adapters else checkpoint
+
+
+def _read_all(source: Source, max_header: int) -> tuple[dict[str, WeightFile], dict[str, TensorSpec]]:
+    """The weight files of one folder, and every tensor in them."""
     listed = read_weight_map(source.folder / source.index, max_header=max_header) if source.index else None
     if listed is not None:
         _check_shards_exist(source, listed)
@@ -37,9 +55,17 @@ def open_checkpoint(
         for spec in specs:
             _check_place(source, spec, tensors, listed)
             tensors[spec.name] = spec
-    _check_all_found(source, tensors, listed)
-    checkpoint = Checkpoint(source, files, tensors, read_config(source), warnings=source.notes)
-    return with_adapters(checkpoint, max_header=max_header) if source.adapters else checkpoint
+    if source.weights:
+        _check_all_found(source, tensors, listed)
+    return files, tensors
+
+
+def _add_folder(files: dict, tensors: dict, prefix: str, more: dict, specs: dict[str, TensorSpec]) -> None:
+    """Add a sub-folder's files and tensors, each under its path."""
+    files |= {prefix + name: replace(file, name=prefix + name) for name, file in more.items()}
+    tensors |= {
+        prefix + name: replace(spec, name=prefix + name, file=prefix + spec.file) for name, spec in specs.items()
+    }
 
 
 def read_config(source: Source) -> dict:

@@ -7,6 +7,7 @@ from typing import Self
 from expo.checkpoint.files import open_regular
 from expo.checkpoint.read_ahead import READ_AHEAD, Track
 from expo.checkpoint.spec import Checkpoint, TensorSpec, WeightFile
+from expo.checkpoint.views.nested import touched
 from expo.errors import ChangedFile, TruncatedShard, UnreadableFile
 
 
@@ -111,10 +112,9 @@ class Shards:
         self._shard(spec.file).read_into(out, spec, start)
 
     def advise(self, spec: TensorSpec, start: int, n_bytes: int) -> None:
-        """Ask the kernel to read bytes of one tensor ahead; for a view, the same share of each of its parts."""
-        for part in spec.parts:
-            first, last = (at * part.n_bytes // max(1, spec.n_bytes) for at in (start, start + n_bytes))
-            self._shard(part.file).advise(part, first, last - first)
+        """Ask the kernel to read bytes of one tensor ahead; for a view, what they are computed from."""
+        for part, first, n in touched(spec, start, n_bytes):
+            self._shard(part.file).advise(part, first, n)
 
     def check_unchanged(self) -> None:
         """ChangedFile if a file that was read has been written to since."""

@@ -10,8 +10,10 @@ from types import MappingProxyType
 from expo.checkpoint.adapters import resolve_adapter, split_adapters
 from expo.checkpoint.contents import TRAINER_FOLDER, check_whole, choose_weights, is_side_file
 from expo.checkpoint.files import DEFAULT_MAX_HEADER, check_inside
+from expo.checkpoint.pipelines import list_of, listed_folders, weights_in
 from expo.checkpoint.remote import RemoteFile
 from expo.checkpoint.spec import Source
+from expo.checkpoint.views.unquantised import named_base
 from expo.checkpoint.weight_map import read_weight_map
 from expo.errors import AdapterNotModel, MissingSource, NotACheckpoint, UnreadableFile, UnsupportedFormat, nearest
 
@@ -62,12 +64,47 @@ def from_folder(
     remote: weight files that belong to it and stay on the Hub.
     """
     folder = folder.absolute()
-    first = choose_weights({*_files_at(folder), *remote}, text)  # before a walk, which may be a whole disk's
+    top = {*_files_at(folder), *remote}
+    listed = list_of(top)
+    first = _first(top, text, folder, repo_id, may_lack=listed is not None)  # before a walk, perhaps of a whole disk
     names = list_files(folder)
     sides = tuple(name for name in names if is_side_file(name))
-    _check_files(folder, tuple(name for name in (first, *sides) if name not in remote))
-    weights, index = _shards(folder, first, max_header)
-    return Source(text, folder, weights, index, sides, repo_id, revision, remote=dict(remote))
+    _check_files(folder, tuple(name for name in (first, *sides) if name and name not in remote))
+    weights, index = _shards(folder, first, max_header) if first else ((), None)
+    folders = _folders(folder, listed, sorted({*names, *remote}), max_header, remote) if listed else ()
+    if not first and not folders:
+        raise NotACheckpoint(f"{text}: none of the folders that {listed} lists holds weights.")
+    own = {name: remote[name] for name in weights if name in remote}
+    return Source(text, folder, weights, index, sides, repo_id, revision, folders=folders, remote=own)
+
+
+def _first(names: set[str], text: str, folder: Path, repo_id: str | None, *, may_lack: bool) -> str | None:
+    """The weight file or index in a model's own folder. may_lack: None where it has none, for its sub-folders may."""
+    try:
+        return choose_weights(names, text)
+    except NotACheckpoint:
+        if not may_lack:
+            raise
+        return None
+    except UnsupportedFormat as error:
+        if base := named_base(Source(text, folder, (), None, (), repo_id), {}):
+            raise UnsupportedFormat(str(error).partition("\n")[0], f"Use its unquantised base: {base}") from None
+        raise
+
+
+def _folders(
+    folder: Path, listed: str, names: list[str], max_header: int, remote: Mapping[str, RemoteFile]
+) -> tuple[Source, ...]:
+    """The sub-folders of a model that hold weights."""
+    found = []
+    for name in listed_folders(folder / listed):
+        if first := weights_in(name, names, str(folder)):
+            inside = folder / name
+            _check_files(inside, () if f"{name}/{first}" in remote else (first,))
+            weights, index = _shards(inside, first, max_header)
+            own = {file: remote[f"{name}/{file}"] for file in weights if f"{name}/{file}" in remote}
+            found.append(Source(str(inside), inside, weights, index, ("config.json",), remote=own))
+    return tuple(found)
 
 
 def _files_at(folder: Path) -> list[str]:

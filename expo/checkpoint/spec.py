@@ -10,6 +10,7 @@ from expo.dtypes import DType
 
 if TYPE_CHECKING:
     from expo.checkpoint.remote import RemoteFile
+    from expo.checkpoint.views.quantised import Quantised
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,8 @@ class TensorSpec:
     @property
     def n_bytes_stored(self) -> int:
         """The bytes of all that is read for it once."""
-        return sum(part.n_bytes for part in self.parts)
+        own = getattr(self.view, "n_bytes_stored", None)
+        return sum(part.n_bytes for part in self.parts) if own is None else own
 
 
 class View(Protocol):
@@ -91,6 +93,7 @@ class Source:
     adapters: "tuple[Source, ...]" = ()  # applied to it, in this order
     remote: "Mapping[str, RemoteFile]" = field(default_factory=dict)  # the weight files that stay on the Hub
     notes: tuple[str, ...] = ()  # what there is to say about how it is read
+    folders: "tuple[Source, ...]" = ()  # sub-folders with weights of their own, of a model that is made of several
 
     @property
     def label(self) -> str:
@@ -109,6 +112,7 @@ class Checkpoint:
     config: dict = field(default_factory=dict)  # config.json, {} where there is none
     extra_files: dict[str, WeightFile] = field(default_factory=dict)  # that only views read, and what decides them
     warnings: tuple[str, ...] = ()  # found while it was opened; the plan passes them on
+    quantised: "Quantised | None" = None  # how its numbers are stored, where that is not as themselves
 
     @property
     def every_file(self) -> tuple[WeightFile, ...]:

@@ -25,6 +25,7 @@ from expo.ops import noise_key, one_thread, torch_dtype
 from expo.planning import complaints
 from expo.planning.budget import TILE, default_threads, free_memory, size
 from expo.planning.identity import input_record
+from expo.planning.quantised import quantised
 from expo.planning.tied import says_tied
 from expo.recipe import extrapolation
 
@@ -65,7 +66,7 @@ class _Job:
     def __init__(self, base, tuned, rank, dtype, include, exclude, save_modules, rename):
         recipe = extrapolation(sft="base", dpo="tuned", rename=rename, **_COPYING)
         self.base, self.tuned = (c if isinstance(c, Checkpoint) else open_checkpoint(c) for c in (base, tuned))
-        if problems := complaints.quantised({"base": self.base, "tuned": self.tuned}):
+        if problems := quantised({"base": self.base, "tuned": self.tuned}):
             raise PlanError(problems)
         pairing = pair_up(recipe, dict(zip(recipe.models, (self.base, self.tuned), strict=True)))
         _refuse_unpaired(self, pairing)

@@ -238,7 +238,8 @@ class FolderSink:
 def _is_replaceable(folder: Path) -> bool:
     """An empty folder, or one that looks like a checkpoint: nothing else is deleted for a new output."""
     names = [path.name for path in folder.iterdir()]
-    return not names or any(name == "expo.json" or name.endswith((".safetensors", ".bin")) for name in names)
+    known = ("expo.json", "model_index.json", "modules.json")
+    return not names or any(name in known or name.endswith((".safetensors", ".bin")) for name in names)
 
 
 def _pwrite(fd: int, data: memoryview, at: int) -> None:

@@ -21,14 +21,8 @@ class ModelSink:
 
         may_differ: tensors that the model ties may hold different values in the result, which it cannot show.
         """
-        lost = []
-        for job in jobs:
-            target = self._target(job)
-            if target is None:
-                lost.append(f"  {job.name} {job.shape}")
-            else:
-                self.targets[job.name] = target
-        if lost:
+        self.targets = {job.name: self._target(job) for job in jobs}
+        if lost := self.lost(jobs):
             raise OutputError(
                 f"{type(self.model).__name__} has no parameter for {len(lost)} tensors of the checkpoint:\n"
                 + "\n".join(lost[:8])
@@ -43,6 +37,10 @@ class ModelSink:
                     f"{type(self.model).__name__} ties {name} and {first}, and the recipe keeps them apart "
                     "(tied: keep). Write the checkpoint and load it instead."
                 )
+
+    def lost(self, jobs: Sequence[Any]) -> list[str]:
+        """A line for each output tensor that has no place in the model."""
+        return [f"  {job.name} {job.shape}" for job in jobs if self._target(job) is None]
 
     def _target(self, job: Any) -> Any:
         """The flat view of a parameter that a tensor fills."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import xxhash
 
 from expo.errors import OutputError
+from expo.output.json_edit import members, without
 from expo.output.layers import PickedLayers, with_layers
 
 _FLOAT_DTYPES = r"(?:float64|float32|float16|bfloat16|float8_e4m3fn|float8_e5m2)"
@@ -21,11 +22,15 @@ def copy_side_files(
     dtype: str | None,
     do_sample: bool,
     picked: Sequence[PickedLayers] = (),
+    dropped: Sequence[str] = (),
+    configs: Sequence[str] = ("config.json",),
 ) -> dict[str, str]:
     """Copy side files from `source` to `target`; returns name -> xxh3-128 of what was written.
 
     dtype: torch's name of the element type that config.json must now state; None leaves it.
     picked: layers that the output has instead of the donor's.
+    dropped: keys that config.json, and the objects in it, must no longer have.
+    configs: the files that say what the weights are; a model made of sub-folders has one in each.
     do_sample: True switches sampling on in generation_config.json, as the ExPO authors' script does.
     """
     hashes = {}
@@ -34,10 +39,12 @@ def copy_side_files(
         path.parent.mkdir(parents=True, exist_ok=True)
         with _opened(source / name) as old, open(path, "wb") as new:
             shutil.copyfileobj(old, new, 1 << 20)
-        if name == "config.json" and dtype:
+        if name in configs and dtype:
             _edit(path, lambda text: with_dtype(text, dtype))
         if name == "config.json" and picked:
             _edit(path, lambda text: with_layers(text.encode("latin-1").decode(), picked).encode().decode("latin-1"))
+        if name in configs and dropped:
+            _edit(path, lambda text: without_keys(text, dropped))
         if name == "generation_config.json" and do_sample:
             _edit(path, with_sampling)
         hashes[name] = hash_file(path)
@@ -59,6 +66,13 @@ def _edit(path: Path, change: Callable[[str], str]) -> None:
 def with_dtype(config: str, dtype: str) -> str:
     """The text of config.json with each stated float type replaced; every other byte stays."""
     return re.sub(rf'("(?:torch_)?dtype"\s*:\s*"){_FLOAT_DTYPES}"', rf'\g<1>{dtype}"', config)
+
+
+def without_keys(config: str, keys: Sequence[str]) -> str:
+    """The text of config.json without some keys, wherever they stand; every other byte stays."""
+    while found := next((member.path for member in members(config) if member.path[-1] in keys), None):
+        config = without(config, found)
+    return config
 
 
 def with_sampling(config: str) -> str:

@@ -4,11 +4,13 @@ import math
 import os
 
 from expo.checkpoint.blocks import BLOCK, room_for
+from expo.checkpoint.views.gathered import Gathered
 from expo.errors import PlanError
 from expo.methods import find_method
 from expo.planning.jobs import Job, Plan
 
 INTERPRETER = 240 * 2**20  # bytes: Python with torch, pydantic and rich, measured on Linux
+CONVERSIONS = 160 * 2**20  # bytes: transformers, which is loaded where layouts differ, measured on Linux
 TILE = 65_536  # elements a worker holds of each input at a time
 WINDOWS = 64 * 2**20  # bytes of a batch of tensors that a survey may keep to find exact thresholds
 PASSING = 2  # shards on the disk of a result that only passes through to the Hub
@@ -44,9 +46,12 @@ def peak_memory(plan: Plan, threads: int, tile: int = TILE) -> int:
     """Bytes of memory a run needs, whatever the size of the checkpoints."""
     headers = 2048 * sum(len(checkpoint.tensors) for checkpoint in plan.inputs.values())
     surveyed = WINDOWS if any(job.method and find_method(job.method).survey for job in plan.jobs) else 0
+    specs = [operand.spec for job in plan.jobs for operand in job.operands]
+    loaded = CONVERSIONS if any(isinstance(spec.view, Gathered) for spec in specs) else 0
     ahead = BLOCK * room_for(plan.n_streamed)
     return (
         INTERPRETER
+        + loaded
         + headers
         + surveyed
         + ahead

@@ -7,13 +7,16 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+from expo.checkpoint.pipelines import own_name
 from expo.checkpoint.spec import Checkpoint
 from expo.errors import PlanError
 from expo.methods import Method, find_method
 from expo.output.header import order_in_shard, shard_header
 from expo.output.layers import PickedLayers, relayer
 from expo.planning.jobs import Job, Operand, OutputShard, Plan
+from expo.planning.layouts import in_one_layout
 from expo.planning.parameters import idle_filters, parameters_of_all
+from expo.planning.requantise import as_donor_stores, form, with_stored_copies
 from expo.planning.resolve import Match, Resolution, Resolver
 from expo.planning.side_files import SideFiles, side_files
 from expo.planning.targets import picked_layers
@@ -22,11 +25,12 @@ from expo.planning.vocabulary import tokenizer_warning
 from expo.recipe import Recipe
 
 
-def plan(recipe: Recipe, inputs: Mapping[str, Checkpoint] | None = None) -> Plan:
+def plan(recipe: Recipe, inputs: Mapping[str, Checkpoint] | None = None, *, as_held: bool = False) -> Plan:
     """What a recipe will do: one job for each output tensor, with budgets; nothing is read but headers.
 
     recipe: from `expo.extrapolation(...)` or `expo.read_recipe(...)`.
     inputs: opened checkpoints by the recipe's names of the models, where the caller has them already.
+    as_held: names and layout of the output are those of transformers' model class, for a sink that fills one.
     Raises PlanError with every problem at once, and SourceError, HeaderError or IndexMismatch for a bad input.
     """
     from expo.checkpoint import open_checkpoint
@@ -34,14 +38,23 @@ def plan(recipe: Recipe, inputs: Mapping[str, Checkpoint] | None = None) -> Plan
     if inputs is None:
         options = {"max_header": recipe.max_header, "stream": recipe.stream}
         inputs = {name: open_checkpoint(text, **options) for name, text in recipe.models.items()}
-    sides = side_files(recipe, {name: inputs[name] for name in recipe.models})
-    resolver = Resolver(recipe, sides.inputs)
+    merged = {name: inputs[name] for name in recipe.models if name in recipe.merged}
+    laid = in_one_layout(recipe, merged, wanted="held" if as_held else recipe.layout)
+    sides = side_files(recipe, {name: laid.inputs.get(name, inputs[name]) for name in recipe.models})
+    resolver = Resolver(recipe, sides.inputs, why_not=laid.why_not, outside=laid.outside)
     found = resolver.resolve()
+    found.problems += laid.problems
+    if recipe.requantize:
+        stored = as_donor_stores(recipe, laid.inputs[recipe.donor], found.matches)
+        found.matches = stored.matches
+        found.problems += stored.problems
     parameters = _parameters(recipe, found)
     if not found.problems and not found.matches:
         found.problems.append("the inputs have no tensor in common: there is nothing to write.")
     picked = () if found.problems else picked_layers(recipe, find_method(recipe.method), resolver.tables)
     found.problems += _unstated(sides.inputs[recipe.donor], picked)
+    if recipe.shard_size and laid.inputs[recipe.donor].source.folders:
+        found.problems.append("--shard-size: a model made of sub-folders keeps its files. Leave it out.")
     if problems := sides.problems or found.problems:  # what a tokenizer lacks makes the rest not fit
         raise PlanError(problems)
     jobs, shards = _lay_out(recipe, sides.inputs[recipe.donor], found.matches, parameters)
@@ -52,7 +65,7 @@ def plan(recipe: Recipe, inputs: Mapping[str, Checkpoint] | None = None) -> Plan
         shards,
         tied=tuple(found.tied),
         left_out=tuple(found.left_out),
-        warnings=tuple([*found.warnings, *_warnings(recipe, sides)]),
+        warnings=tuple([*laid.notes, *found.warnings, *_warnings(recipe, sides)]),
         picked=picked,
         sides=sides,
     )
@@ -109,12 +122,12 @@ def _lay_out(
     for file, names, metadata in _assign(recipe, donor, matches):
         rows = [(name, *_form(recipe, by_name[name])) for name in names]
         rows = order_in_shard([(name, dtype, shape, _n_bytes(dtype, shape)) for name, dtype, shape in rows])
-        header, starts = shard_header(rows, metadata)
+        header, starts = shard_header([(own_name(row[0], file), *row[1:]) for row in rows], metadata)
         for name, dtype, shape, _ in rows:
-            place = (dtype, shape, math.prod(shape), file, starts[name])
+            place = (dtype, shape, math.prod(shape), file, starts[own_name(name, file)])
             jobs.append(_job(recipe, by_name[name], place, parameters.get(name, {}), noise_names.get(name, name)))
         shards.append(OutputShard(file, header, len(header) + sum(row[3] for row in rows)))
-    return tuple(jobs), tuple(shards)
+    return tuple(with_stored_copies(jobs, recipe.donor) if recipe.requantize else jobs), tuple(shards)
 
 
 def _job(recipe: Recipe, match: Match, place: tuple, parameters: dict[str, Any], noise_name: str) -> Job:
@@ -129,7 +142,10 @@ def _job(recipe: Recipe, match: Match, place: tuple, parameters: dict[str, Any],
         name, operands, donor, parameters = None, [_unchanged(recipe, method, operands)], 0, {}
     based = method.base != "none" and bool(match.target) and bool(match.target.part.base or recipe.base)
     n_models = len(operands) - based if name else 0
-    return Job(match.name, *place, tuple(operands), donor, name, parameters, noise_name, match.must_equal, n_models)
+    written = (match.requantised, match.scales_of)
+    return Job(
+        match.name, *place, tuple(operands), donor, name, parameters, noise_name, match.must_equal, n_models, *written
+    )  # fmt: skip
 
 
 def _unchanged(recipe: Recipe, method: Method, operands: list[Operand]) -> Operand:
@@ -139,6 +155,8 @@ def _unchanged(recipe: Recipe, method: Method, operands: list[Operand]) -> Opera
 
 def _form(recipe: Recipe, match: Match):
     """The element type and shape that a tensor is written in."""
+    if match.requantised:
+        return form(match)
     wanted = recipe.output_dtype()
     return (wanted if wanted and match.spec.dtype.computed else match.spec.stored_dtype), match.spec.shape
 
@@ -157,10 +175,10 @@ def _assign(recipe: Recipe, donor: Checkpoint, matches: list[Match]) -> list[tup
     names_in: dict[str, list[str]] = {file: [] for file in donor.files}
     last = next(reversed(names_in))
     for match in matches:
-        spec = donor.tensors.get(match.name)
+        spec = match.spec if match.requantised else donor.tensors.get(match.name)
         names_in[spec.file if spec else last].append(match.name)
     filled = {file: names for file, names in names_in.items() if names}
-    if len(filled) < len(names_in):  # a policy emptied a shard: "-of-" must count the rest
+    if len(filled) < len(names_in) and not donor.source.folders:  # a policy emptied a shard: "-of-" must count the rest
         return [(_numbered(i, len(filled)), names, {"format": "pt"}) for i, names in enumerate(filled.values())]
     return [
         (output_name(file, len(filled)), names, {"format": "pt", **donor.files[file].metadata})

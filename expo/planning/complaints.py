@@ -5,7 +5,6 @@ from os.path import commonprefix
 from expo.checkpoint.spec import Checkpoint, TensorSpec
 
 SHOWN = 8  # names listed before the rest is counted
-_SCALES = ("weight_scale_inv", "weight_scale", "scale_weight", "input_scale", "absmax", "qweight", "qzeros")
 
 
 class Told(str):
@@ -44,14 +43,22 @@ def rename_collides(role: str, first: str, second: str, renamed: str) -> str:
 
 
 def one_sided(
-    donor: str, checkpoint: Checkpoint, missing: list[str], role: str, other: Checkpoint, extra: list[str]
+    donor: str,
+    checkpoint: Checkpoint,
+    missing: list[str],
+    role: str,
+    other: Checkpoint,
+    extra: list[str],
+    why_not: str | None = None,
 ) -> str:
-    """Tensors on one side only, with a ready --rename where one explains them."""
+    """Tensors on one side only, with a ready --rename where one explains them. why_not: why no conversion does."""
     parts = []
     if missing:
         parts.append(f"{counted(missing)} only in {donor} ({checkpoint.source.label}):\n{_listed(missing)}")
     if extra:
         parts.append(f"{counted(extra)} only in {role} ({other.source.label}):\n{_listed(extra)}")
+    if why_not:
+        parts.append(f"No change of layout brings them together: {why_not}")
     if rule := suggested_rename(missing, extra):
         parts.append(f"The names differ by a prefix: --rename '{rule}'.")
     else:
@@ -75,24 +82,6 @@ def suggested_rename(missing: list[str], extra: list[str]) -> str | None:
         if old != new and all(name.startswith(old) and new + name[len(old) :] in wanted for name in extra):
             return f"{old}=>{new}"
     return None
-
-
-def quantised(inputs: dict[str, Checkpoint]) -> list[str]:
-    """One refusal for each input that needs scales which this plan would ignore."""
-    problems = []
-    for role, checkpoint in inputs.items():
-        said = checkpoint.config.get("quantization_config")
-        kind = said.get("quant_method", "unknown") if isinstance(said, dict) else None
-        scales = [name for name in checkpoint.tensors if name.endswith(_SCALES)]
-        if kind or scales:
-            why = (
-                f"its config.json says quantization_config: {kind}" if kind else f"it holds scales, such as {scales[0]}"
-            )
-            problems.append(
-                f"{role} ({checkpoint.source.label}) is quantised: {why}. Its numbers mean nothing without their "
-                "scales, which expo does not read yet. Use the unquantised checkpoint."
-            )
-    return problems
 
 
 def architectures(inputs: dict[str, Checkpoint]) -> list[str]:

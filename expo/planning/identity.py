@@ -67,7 +67,13 @@ def fingerprint(plan: Plan) -> str:
     times = {name: [f.mtime_ns for f in checkpoint.every_file] for name, checkpoint in every_input(plan).items()}
     # What configs and tokenizers decide, and what an input was allowed to hold.
     made_of = [
-        (job.name, job.noise_name, job.method, job.parameters, [(o.role, o.spec.name, o.rows) for o in job.operands])
+        (
+            job.name,
+            job.noise_name,
+            job.method,
+            job.parameters,
+            [(o.role, o.spec.name, o.rows, o.spec.view) for o in job.operands],
+        )
         for job in plan.jobs
     ]
     content = {

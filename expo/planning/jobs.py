@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from expo.checkpoint.spec import Checkpoint, TensorSpec
+from expo.checkpoint.views.quantised import ENTRIES, FILES, without_entries
 from expo.dtypes import DType
 from expo.methods import Reads, find_method
 from expo.output.layers import PickedLayers
@@ -32,6 +33,24 @@ class Operand:
     rows: tuple[RowRun, ...] | None = None  # None: element i of the operand is element i of the output
 
 
+@dataclass(frozen=True, slots=True)
+class Requantised:
+    """How a tensor is written in a narrow type, with one scale for each block of its matrices."""
+
+    block: tuple[int, int]  # rows and columns that share a scale
+    matrix: tuple[int, int]  # rows and columns of one matrix
+    grid: tuple[int, int]  # blocks along both
+    n_scales: int  # of all matrices; 1 where one serves all
+    scales: str  # the output tensor that holds them
+    scale_dtype: DType
+    powers: bool  # whether scales are powers of two, also in a type that holds others
+
+    def block_of(self, matrix: int, row: int) -> int:
+        """The first scale of a row of one matrix."""
+        n = self.grid[0] * self.grid[1]
+        return (matrix * n if self.n_scales > n else 0) + row // self.block[0] * self.grid[1]
+
+
 @dataclass(frozen=True)
 class Job:
     """One output tensor: where it goes, and what it is made of."""
@@ -49,6 +68,8 @@ class Job:
     noise_name: str = ""  # the name that keys its noise: tied tensors share one
     must_equal: bool = False  # a copy whose operands must all hold the same bytes
     n_models: int = 0  # operands that are not the base
+    requantised: Requantised | None = None  # how it is written with scales; of the scales, how they are
+    scales_of: str | None = None  # it is the scales of that tensor
 
     @property
     def n_bytes(self) -> int:
@@ -67,7 +88,7 @@ class Job:
     @property
     def is_raw_copy(self) -> bool:
         """True when the donor's bytes are the result."""
-        return self.method is None and self.operands[self.donor].spec.dtype == self.dtype
+        return self.method is None and not self.requantised and self.operands[self.donor].spec.dtype == self.dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +135,26 @@ class Plan:
     def n_streamed(self) -> int:
         """How many of the inputs are read from the Hub."""
         return sum(any(file.remote for file in c.every_file) for c in self.inputs.values())
+
+    @property
+    def unquantises(self) -> bool:
+        """Whether the donor stores floats with scales, and the output the numbers that they stand for."""
+        return bool(self.donor.quantised and self.donor.quantised.scaled) and not self.recipe.requantize
+
+    @property
+    def side_files(self) -> tuple[str, ...]:
+        """The donor's, less those that say how its numbers are stored where the output's are not."""
+        return tuple(name for name in self.donor.source.side_files if not (self.unquantises and name in FILES))
+
+    @property
+    def dropped_entries(self) -> tuple[str, ...]:
+        """The keys of config.json that say so."""
+        return ENTRIES if self.unquantises else ()
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The donor's config as the output has it, but for the number of layers."""
+        return without_entries(self.donor.config) if self.unquantises else self.donor.config
 
     @property
     def n_bytes_written(self) -> int:

@@ -1,5 +1,6 @@
 """The parameters of every output tensor: scopes looked through, gradients and filters settled, mistakes said once."""
 
+import re
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import Any
@@ -125,8 +126,16 @@ def idle_filters(recipe: Recipe, targets: list[Target], others: Iterable[str]) -
                 if pattern is not None and not any(matches(pattern, tensor) for tensor in inside):
                     model = f" of {_source(recipe, where).model}" if of_one_model else ""
                     text = f"parameters.{name}{model}: no tensor matches the filter {pattern!r}"
-                    hint = nearest(pattern, _components(inside))
+                    hint = _of_stacked(pattern, targets) or nearest(pattern, _components(inside))
                     yield Told.at((*where, "parameters", name, i), text + ("." + hint if hint else ""))
+
+
+def _of_stacked(pattern: str, targets: list[Target]) -> str:
+    """What to do where a filter asks for one expert, and the experts are stacked."""
+    stacked = next((t.name for t in targets if ".experts." in t.name and len(t.spec.shape) == 3), None)
+    if not stacked or not re.search(r"experts\W*[\d(\[\\]", pattern):
+        return ""
+    return f" {stacked} holds all experts of its layer: with `layout: separate` each is a tensor of its own."
 
 
 def _is_inside(recipe: Recipe, where: tuple, target: Target) -> bool:

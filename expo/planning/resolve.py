@@ -1,11 +1,14 @@
 """Which input tensors make which output tensor. Collects every complaint; reads headers and configs only."""
 
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
 from expo.checkpoint.spec import Checkpoint, TensorSpec
 from expo.methods import find_method
 from expo.planning import complaints
-from expo.planning.jobs import Operand, TiedPair
+from expo.planning.jobs import Operand, Requantised, TiedPair
+from expo.planning.layouts import rename
+from expo.planning.quantised import quantised
 from expo.planning.targets import Target, Targets
 from expo.planning.tied import EMBEDDINGS, HEADS, embedding_of, ends_with, says_tied, tied_heads
 from expo.planning.vocabulary import is_vocabulary, row_runs
@@ -21,6 +24,8 @@ class Match:
     operands: list[Operand]  # as the method takes them, or the copied one first
     target: Target | None = None  # None: copied
     must_equal: bool = False
+    requantised: Requantised | None = None  # written with scales, as the donor's tensor is stored
+    scales_of: str | None = None  # this is the scales of that tensor
 
 
 @dataclass
@@ -37,9 +42,17 @@ class Resolution:
 class Resolver:
     """Matches the tensors of a recipe's inputs under its policies."""
 
-    def __init__(self, recipe: Recipe, inputs: dict[str, Checkpoint]):
+    def __init__(
+        self,
+        recipe: Recipe,
+        inputs: dict[str, Checkpoint],
+        why_not: Mapping[str, str] | None = None,
+        outside: Set[str] = frozenset(),
+    ):
         self.recipe = recipe
         self.inputs = inputs
+        self.why_not = why_not or {}  # input -> why no conversion of layouts helps it
+        self.outside = outside  # the donor's tensors that are copied because they lie outside of the tower
         self.method = find_method(recipe.method)
         self.donor_role = recipe.donor
         self.donor = inputs[self.donor_role]
@@ -49,8 +62,10 @@ class Resolver:
 
     def resolve(self) -> Resolution:
         """Match everything; the result lists what stands in the way."""
-        self.found.problems += complaints.quantised(self.inputs)
-        self.found.warnings += complaints.architectures(self.inputs) + complaints.same_twice(self.inputs)
+        self.found.problems += quantised(self.inputs)
+        self.found.warnings += complaints.same_twice(self.inputs)
+        if not self.recipe.tower:
+            self.found.warnings += complaints.architectures(self.inputs)
         for role, table in self.tables.items():
             self._settle_heads(role, table)
         targets = Targets(self.recipe, self.method, self.tables, self.donor.config)
@@ -74,11 +89,7 @@ class Resolver:
             return dict(tensors)
         table: dict[str, TensorSpec] = {}
         for name, spec in tensors.items():
-            renamed = name
-            for old, new in self.recipe.rename:
-                if name.startswith(old) and name not in self.donor.tensors:
-                    renamed = new + name[len(old) :]
-                    break
+            renamed = rename(self.recipe, name, self.donor)
             if renamed in table:
                 self.found.problems.append(complaints.rename_collides(role, table[renamed].name, name, renamed))
             table[renamed] = spec
@@ -107,6 +118,9 @@ class Resolver:
     def _match(self, target: Target, absent: dict[str, list[str]]) -> None:
         """The operands of one target, or what a policy makes of it."""
         spec, own = target.spec, Operand(target.giver, target.spec)
+        if target.name in self.outside:
+            self.found.matches.append(Match(target.name, spec, [own]))
+            return
         operands = []
         for role, name in target.sources:
             other = self.tables[role].get(name)
@@ -159,11 +173,13 @@ class Resolver:
             self.found.problems.append(complaints.absent_in_slices(role, self.inputs[role], names))
 
     def _report_missing(self, role: str) -> None:
-        missing = [name for name in self.donor.tensors if name not in self.tables[role]]
+        missing = [name for name in self.donor.tensors if name not in self.tables[role] and name not in self.outside]
         extra = [spec.name for name, spec in self.tables[role].items() if name not in self.donor.tensors]
         if self.recipe.on_mismatch == "error" and (missing or extra):
             self.found.problems.append(
-                complaints.one_sided(self.donor_role, self.donor, missing, role, self.inputs[role], extra)
+                complaints.one_sided(
+                    self.donor_role, self.donor, missing, role, self.inputs[role], extra, self.why_not.get(role)
+                )
             )
 
     def _settle_extra(self, role: str) -> None:

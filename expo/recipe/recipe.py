@@ -20,6 +20,7 @@ CHOICES = {
     "on_mismatch": ("error", "copy", "skip"),
     "vocabulary": ("error", "common-rows", "keep-base"),
     "tied": ("error", "keep"),
+    "layout": (None, "separate", "packed"),
 }
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
@@ -43,7 +44,10 @@ class Recipe:
     on_mismatch: str = "error"  # tensors on one side only, or of different shape
     vocabulary: str = "error"  # embeddings with different numbers of rows
     tied: str = "error"  # stored copies of tied weights that differ
+    layout: str | None = None  # of the output's experts; None: the donor's
+    tower: str | None = None  # a component of names: what lies outside of it is copied from the donor
     rename: tuple[tuple[str, str], ...] = ()  # (prefix, prefix in the donor's spelling), for the other inputs
+    requantize: bool = False  # write the donor's float8 with fresh scales, instead of bfloat16
     saturate: bool = False
     allow_non_finite: bool = False
     max_header: int = 16 * 2**20  # bytes
@@ -66,7 +70,7 @@ class Recipe:
         """Everything that is wrong beside models and parameters."""
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
-                yield placed(BadSetting(name, getattr(self, name), known), name)
+                yield placed(BadSetting(name, getattr(self, name), filter(None, known)), name)
         if type(self.seed) is not int:
             yield placed(RecipeError(f"seed must be a whole number, not {self.seed!r}."), "seed")
         elif not 0 <= self.seed < 2**64:
@@ -76,6 +80,12 @@ class Recipe:
             yield placed(RecipeError(text), "shard_size")
         if not all(isinstance(rule, tuple | list) and len(rule) == 2 for rule in self.rename):
             yield placed(RecipeError(f"rename must hold pairs of prefixes, (old, new), not {self.rename!r}."), "rename")
+        if self.tower is not None and not (isinstance(self.tower, str) and self.tower.strip(". ")):
+            text = f"tower must be a component of tensors' names, such as 'language_model', not {self.tower!r}."
+            yield placed(RecipeError(text), "tower")
+        if self.requantize and (self.dtype is not None or self.layout is not None):
+            text = "requantize writes the donor's own format: leave dtype and layout out."
+            yield placed(RecipeError(text), "requantize")
         if not isinstance(self.dtype, str | None):
             yield placed(RecipeError(f"dtype must be a name such as 'float32', not {self.dtype!r}."), "dtype")
         elif self.arithmetic in CHOICES["arithmetic"]:

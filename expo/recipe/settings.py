@@ -8,7 +8,8 @@ from expo.recipe.entries import Entries, shown
 from expo.recipe.recipe import CHOICES, parse_rename, parse_size
 from expo.recipe.yaml_text import Node, is_nothing
 
-FORM = ("dtype", "out_dtype", "seed", "rounding", "arithmetic", "rename", "saturate", "shard_size")
+FORM = ("dtype", "out_dtype", "seed", "rounding", "arithmetic", "layout", "rename", "saturate", "shard_size",
+        "requantize", "tower")  # fmt: skip
 POLICIES = ("on_mismatch", "vocabulary", "tied", "allow_non_finite")
 
 
@@ -17,8 +18,11 @@ def form(top: Mapping[str, Node], entries: Entries) -> dict[str, Any]:
     given = {key: top[key] for key in FORM if not is_nothing(top.get(key))}
     readers = {
         "seed": lambda node: entries.whole(node, "seed"),
+        "tower": lambda node: entries.text(node, "a component of tensors' names, such as language_model"),
+        "requantize": lambda node: entries.truth(node, "requantize"),
         "saturate": lambda node: entries.truth(node, "saturate"),
         "rounding": lambda node: _choice(node, "rounding", entries),
+        "layout": lambda node: _choice(node, "layout", entries),
         "arithmetic": lambda node: _choice(node, "arithmetic", entries),
         "rename": lambda node: _renames(node, entries),
         "shard_size": lambda node: _size(node, entries),
@@ -57,7 +61,7 @@ def _dtype(given: Mapping[str, Node], entries: Entries) -> str | None:
 
 
 def _choice(node: Node, key: str, entries: Entries) -> str | None:
-    return entries.text(node, " or ".join(CHOICES[key]))
+    return entries.text(node, " or ".join(filter(None, CHOICES[key])))
 
 
 def _renames(node: Node, entries: Entries) -> tuple[tuple[str, str], ...]:

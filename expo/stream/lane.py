@@ -78,8 +78,17 @@ class Lane:
         if job is not self.job:
             self.job, self.tiles = job, {}
         if n not in self.tiles:
-            self.tiles[n] = ComputedTile(self, job, n)
+            self.tiles[n] = self._kind(job)(self, job, n)
         return self.tiles[n]
+
+    def _kind(self, job: Job) -> Any:
+        """What computes a job's tiles: the plain one in the pass that looks for scales."""
+        from expo.stream.rescale import RequantisedTile, ScalesTile
+
+        if job.scales_of:
+            return ScalesTile
+        scaled = job.requantised and job.requantised.scales in self.surveyed
+        return RequantisedTile if scaled else ComputedTile
 
     def copy(self, job: Job, at: int, n_bytes: int) -> memoryview:
         """Bytes [at, at + n_bytes) of a tensor that is copied as it is."""

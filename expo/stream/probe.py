@@ -87,7 +87,8 @@ def check_tied(plan: Plan) -> None:
 
 def _differs(plan: Plan, pair: TiedPair) -> str | None:
     checkpoint = plan.inputs[pair.role]
-    one, other = checkpoint.tensors[pair.name], checkpoint.tensors[pair.copy]
+    by_name = {spec.name: spec for spec in checkpoint.tensors.values()}  # in the input's own spelling
+    one, other = by_name[pair.name], by_name[pair.copy]
     if one.dtype == other.dtype and one.n_bytes == other.n_bytes:
         left, right = bytearray(_CHUNK), bytearray(_CHUNK)
         with Shards(checkpoint) as reader:

@@ -20,6 +20,7 @@ from expo.stream.checks import refuse_non_finite
 from expo.stream.folds import FOLDS, Found, added
 from expo.stream.lane import Lane, Settings
 from expo.stream.pieces import Piece, Pieces, Progress, tiles_of
+from expo.stream.rescale import fresh_scales
 from expo.stream.tile import ComputedTile
 from expo.stream.workers import carry_out
 
@@ -52,7 +53,7 @@ def survey(
     progress: Progress | None = None,
     readers: Mapping[str, Shards] | None = None,
 ) -> dict[str, Any]:
-    """Job's name -> what its method's survey found; {} where no method asks.
+    """Job's name -> what its method's survey found, and the scales of what is written with fresh ones.
 
     jobs: indices of the jobs that will be computed, where that is not all. readers: by role, where to read the inputs
     instead of their files. Raises NonFinite for an input that holds NaN or infinities.
@@ -60,11 +61,13 @@ def survey(
     groups = _groups(plan, jobs)
     for batch in _batches(plan, groups):
         _survey(plan, settings, workers, batch, progress=progress, readers=readers)
-    if groups and (phase := getattr(progress, "phase", None)):
-        phase("", sum(job.n_bytes for job in plan.jobs))
-    return {
+    found = {
         plan.jobs[i].name: value for group in groups for i, value in zip(group.jobs, group.found or (), strict=True)
     }
+    found |= fresh_scales(plan, settings, workers, found, jobs=jobs, progress=progress, readers=readers)
+    if found and (phase := getattr(progress, "phase", None)):
+        phase("", sum(job.n_bytes for job in plan.jobs))
+    return found
 
 
 def _batches(plan: Plan, groups: list[Group]) -> Iterator[list[Group]]:

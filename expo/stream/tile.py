@@ -133,15 +133,27 @@ class ComputedTile:
 
     def compute(self, start: int) -> tuple[memoryview, tuple[float, float, float]]:
         """The bytes of elements [start, start + n), and their part of the report's sums."""
-        self.load(start)
-        asked = self.call(start)
-        if self.settings.allow_non_finite:
-            asked = self._where_equal(asked)
-        result = clamp_to(asked, self.job.dtype) if self.settings.saturate else asked
+        asked = self.asked(start)
+        quotient = self.quotient(asked, start)
+        result = clamp_to(quotient, self.job.dtype) if self.settings.saturate else quotient
         if self.job.dtype.name == "F8_E4M3":
             result = self._without_infinities(result, start)
         self._round(result, start)
         return self.view, self._sums(asked, result, start) if self.settings.checks else (0.0, 0.0, 0.0)
+
+    def asked(self, start: int) -> Tensor:
+        """What the method gives for elements [start, start + n), not rounded."""
+        self.load(start)
+        asked = self.call(start)
+        return self._where_equal(asked) if self.settings.allow_non_finite else asked
+
+    def quotient(self, result: Tensor, start: int) -> Tensor:
+        """A result as it is written: itself, where it has no scale."""
+        return result
+
+    def product(self, written: Tensor) -> Tensor:
+        """What was written, as the numbers that it stands for; in place."""
+        return written
 
     def _where_equal(self, asked: Tensor) -> Tensor:
         """Infinities that all inputs share have no delta, and stay; inf - inf would make them NaN."""
@@ -152,7 +164,7 @@ class ComputedTile:
         """torch casts what this type cannot hold to its largest value, without a word: refuse it, or make it NaN."""
         far = beyond(result, self.job.dtype, stochastic=self.stochastic)
         if bool(far.any()):
-            self._examine(result, start)
+            self.examine(result, start)
             return torch.where(torch.isinf(result), float("nan"), result)
         return result
 
@@ -185,14 +197,14 @@ class ComputedTile:
         exact, moved = self.changes
         if not (self.settings.reference and self.job.method):
             torch.sub(asked, self.donor, out=exact)
-        moved.copy_(self.written).sub_(self.donor)
+        self.product(moved.copy_(self.written)).sub_(self.donor)
         sums = _products(self.changes)
         if all(map(math.isfinite, sums)):
             return sums
         kept = torch.isfinite(exact) & torch.isfinite(moved)
         sums = _products(torch.where(kept, self.changes, 0.0).to(torch.float64))
         self.load(start)  # the changes have taken the place of an operand
-        self._examine(result, start)
+        self.examine(result, start)
         return sums  # nothing is wrong: the squares overflowed, or infinities are allowed
 
     def change_of(self, other: Tensor, first: int) -> tuple[float, float, float]:
@@ -201,7 +213,7 @@ class ComputedTile:
         changes[1].copy_(other).sub_(self.donor[first : first + len(other)])
         return _products(changes)
 
-    def _examine(self, result: Tensor, start: int) -> None:
+    def examine(self, result: Tensor, start: int) -> None:
         """Look at each element; raises NonFinite or Overflow for the first bad one."""
         if not self.settings.allow_non_finite:
             refuse_non_finite(self.lane.plan, self.job, zip(self.job.operands, self.tiles, strict=True), start)

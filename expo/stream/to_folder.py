@@ -7,6 +7,7 @@ from typing import Any
 import xxhash
 
 from expo.checkpoint.model_card import license_of
+from expo.checkpoint.pipelines import by_folder, own_name
 from expo.checkpoint.read_ahead import CONNECTIONS, READ_AHEAD
 from expo.checkpoint.spec import Checkpoint, Source
 from expo.errors import DataError, Interrupted, RecipeError
@@ -143,13 +144,15 @@ def write_side_files(plan: Plan, folder: Path) -> dict[str, str]:
     source, recipe = plan.donor.source, plan.recipe
     wanted = recipe.output_dtype()
     hashes = copy_side_files(
-        source.side_files,
+        plan.side_files,
         source.folder,
         folder,
         # No model is built in an 8-bit type: its config goes on naming the type to compute in.
         dtype=wanted.torch_name if wanted and wanted.bits > 8 else None,
         do_sample=recipe.arithmetic == "reference",
         picked=plan.picked,
+        dropped=plan.dropped_entries,
+        configs=("config.json", *(f"{part.folder.name}/config.json" for part in source.folders)),
     )
     if plan.sides.tokenizer:
         hashes = write_tokenizer(plan.sides.tokenizer, folder, hashes)
@@ -165,9 +168,10 @@ def _add_small_files(plan: Plan, sink: FolderSink, report: Report) -> None:
     with sink.full_disk_is_clear():
         side_files = write_side_files(plan, sink.partial.files)
     # transformers would not know which to believe, a model.safetensors or an index beside it.
-    if len(plan.shards) > 1 or (donor.source.index and plan.shards[0].name != "model.safetensors"):
-        n_bytes = sum(job.n_bytes for job in plan.jobs)
-        sink.add_index(_index_name(donor), plan.weight_map, n_bytes)
+    for folder, files in by_folder([shard.name for shard in plan.shards]).items():
+        index = _index_of(donor, folder)
+        if len(files) > 1 or (index and not files[0].endswith("model.safetensors")):
+            _add_index(plan, sink, folder, _index_name(index))
     sources = [
         _card_input(name, part, plan.uses.get(name) if part is checkpoint.source else None)
         for name, checkpoint in plan.inputs.items()
@@ -205,9 +209,22 @@ def _card_input(role: str, source: Source, stage: str | None) -> CardInput:
     return CardInput(role, own, source.repo_id, stage, license_of(source))
 
 
-def _index_name(donor: Checkpoint) -> str:
+def _index_of(donor: Checkpoint, folder: str) -> str | None:
+    """The donor's index of a sub-folder, or its own."""
+    parts = {part.folder.name: part for part in donor.source.folders}
+    return parts.get(folder, donor.source).index
+
+
+def _add_index(plan: Plan, sink: FolderSink, folder: str, name: str) -> None:
+    """The index of one folder: its tensors by their own names, in its own files."""
+    inside = f"{folder}/" if folder else ""
+    jobs = [job for job in plan.jobs if job.file.rpartition("/")[0] == folder]
+    weight_map = {own_name(job.name, job.file): job.file.removeprefix(inside) for job in jobs}
+    sink.add_index(inside + name, weight_map, sum(job.n_bytes for job in jobs))
+
+
+def _index_name(index: str | None) -> str:
     """The donor's own name for its index, in safetensors' spelling."""
-    index = donor.source.index
     return index if index and index.endswith(".safetensors.index.json") else "model.safetensors.index.json"
 
 

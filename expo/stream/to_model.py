@@ -7,12 +7,15 @@ from typing import Any
 
 from expo.checkpoint import Shards
 from expo.checkpoint.spec import Checkpoint
-from expo.errors import ExpoError, OutputError
+from expo.checkpoint.views.quantised import without_entries
+from expo.errors import ExpoError, OutputError, PlanError
+from expo.methods import find_method
 from expo.ops import torch_dtype
 from expo.output.layers import relayer
 from expo.output.model import ModelSink
 from expo.planning import Plan, plan
 from expo.planning.budget import default_threads
+from expo.planning.identity import every_input
 from expo.recipe import Recipe, read_recipe
 from expo.stream.loop import Stream, report_of, settings_for
 from expo.stream.probe import check_tied
@@ -39,6 +42,7 @@ def load_model(
     if isinstance(recipe, str | Path):
         recipe = read_recipe(recipe).only
     planned = recipe if isinstance(recipe, Plan) else plan(recipe)
+    _refuse_scales(planned)
     check_tied(planned)
     if model is None:
         model = new_model(planned, trust_remote_code=trust_remote_code)
@@ -63,7 +67,10 @@ def fill(
     readers: by role, where to read the inputs instead of their files, such as `Held`.
     Raises what load_model raises of data and places.
     """
+    _refuse_scales(planned)
     sink = ModelSink(model)
+    if sink.lost(planned.jobs):
+        planned = _as_held(planned)
     sink.open(planned.jobs, may_differ=planned.recipe.tied == "keep")
     settings, workers = settings_for(planned, device), threads or default_threads()
     surveyed = survey(planned, settings, workers, readers=readers)
@@ -73,6 +80,26 @@ def fill(
     report = report_of(stream, None)
     report.seconds = time.perf_counter() - began
     return report
+
+
+def _refuse_scales(planned: Plan) -> None:
+    """A model of transformers' classes computes on its parameters as they are."""
+    if planned.recipe.requantize:
+        raise OutputError("a live model holds no scales: leave requantize out, or write the checkpoint.")
+
+
+def _as_held(planned: Plan) -> Plan:
+    """The plan in the names and layout of the model's class; the same plan where that would not give the same values.
+
+    Noise is keyed by the output's names and element indices, so another layout would draw other noise.
+    """
+    noisy = any(job.method and find_method(job.method).wants_here for job in planned.jobs)
+    if noisy or planned.recipe.rounding != "nearest" or planned.recipe.tokenizer:
+        return planned
+    try:
+        return plan(planned.recipe, every_input(planned), as_held=True)
+    except PlanError:
+        return planned
 
 
 def new_model(planned: Plan, *, dtype: str | None = None, trust_remote_code: bool = False) -> Any:
@@ -90,7 +117,7 @@ def new_model(planned: Plan, *, dtype: str | None = None, trust_remote_code: boo
     model_class = _model_class(transformers, donor, trust_remote_code)
     options = {"dtype": dtype, "trust_remote_code": trust_remote_code}
     try:
-        if planned.picked:
+        if planned.picked or planned.unquantises:
             config = _relayered(transformers.AutoConfig.from_pretrained(donor.source.folder), planned)
             return model_class.from_pretrained(donor.source.folder, config=config, **options).eval()
         return model_class.from_pretrained(donor.source.folder, **options).eval()
@@ -99,8 +126,9 @@ def new_model(planned: Plan, *, dtype: str | None = None, trust_remote_code: boo
 
 
 def _relayered(config: Any, planned: Plan) -> Any:
-    """The donor's configuration with the number of layers that the recipe picks."""
+    """The donor's configuration with the number of layers that the recipe picks, and of unquantised numbers."""
     content = config.to_dict()
+    content = without_entries(content) if planned.unquantises else content
     for part in planned.picked:
         relayer(content, part)
     return type(config).from_dict(content)

@@ -13,7 +13,7 @@ from expo.checkpoint.names import layer_of, module_group
 
 
 def inspected(folder):
-    return inspect_checkpoint(open_checkpoint(folder))
+    return inspect_checkpoint(open_checkpoint(folder, stored=True))
 
 
 def test_totals_are_those_of_the_tensors(tmp_path):
@@ -78,7 +78,7 @@ def test_a_bins_shared_storage_is_named(tmp_path):
     ("config", "extra", "words"),
     [
         ({"quantization_config": {"quant_method": "gptq"}}, {}, "gptq"),
-        ({}, {"x.weight_scale_inv": torch.ones(1)}, "scales beside the weights"),
+        ({}, {"x.weight_scale_inv": torch.ones(1)}, "float8 with per-tensor scales"),
     ],
 )
 def test_a_quantised_checkpoint_is_inspected_and_called_so(tmp_path, config, extra, words):

@@ -2,14 +2,11 @@
 
 import json
 import os
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
 
 import pytest
 import torch
 from crash import tree
+from launching import launch
 from pico import write_checkpoint
 
 import expo
@@ -19,7 +16,6 @@ from expo.ops import SEGMENT
 from expo.recipe import read_recipe
 from expo.stream.ranks import Ranks, cut_evenly
 
-LAUNCH = [sys.executable, "-m", "torch.distributed.run"]
 SHAPES = {"a.weight": (1100, 1000), "b.weight": (700, 1700), "c.weight": (3,), "d.weight": (2300, 1000)}
 METHODS = {
     "model_stock": {"merge_method": "model_stock", "base_model": "base"},
@@ -27,16 +23,6 @@ METHODS = {
     "tsv_m": {"merge_method": "tsv_m", "base_model": "base"},
     "dare_ties": {"merge_method": "dare_ties", "base_model": "base", "parameters": {"density": 0.5}},
 }
-# What each rank runs: one recipe after the other, and then what the test adds.
-SCRIPT = """
-import json, os, signal, sys
-import torch
-torch.set_num_threads(1)
-import expo
-home, rank = sys.argv[1], int(os.environ["RANK"])
-def merged(name, **options):
-    return expo.merge(f"{home}/{name}.yaml", f"{home}/{os.environ['INTO']}-{name}", **options)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -56,20 +42,6 @@ def home(tmp_path_factory):
         (folder / f"{name}.yaml").write_text(json.dumps(full))
         expo.merge(folder / f"{name}.yaml", folder / f"one-{name}", threads=1)
     return folder
-
-
-def launch(home: Path, body: str, *, processes: int = 2, into: str = "many", **environment: str):
-    """Run SCRIPT and `body` in that many processes."""
-    script = home / f"{into}.py"
-    script.write_text(SCRIPT + textwrap.dedent(body))
-    command = [*LAUNCH, "--standalone", "--nproc-per-node", str(processes), str(script), str(home)]
-    return subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | environment | {"INTO": into, "OMP_NUM_THREADS": "1"},
-    )
 
 
 def test_four_processes_write_the_bytes_of_one_into_three_files(home):

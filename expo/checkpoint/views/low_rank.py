@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from expo.checkpoint.spec import TensorSpec
+from expo.checkpoint.views.nested import Read, through
 from expo.dtypes import DTYPES, DType
-
-Read = Callable[[memoryview, TensorSpec, int], None]
 
 MOST_ROWS = 128  # of a block
 _BLOCK = 2**18  # elements of a block, where its rows are so long that fewer of them fill it
@@ -57,7 +56,7 @@ class AdaptedTensor:
 
     @property
     def parts(self) -> tuple[TensorSpec, ...]:
-        return (self.base, *(part for change in self.changes for part in change.parts))
+        return (*self.base.parts, *(part for change in self.changes for part in change.parts))
 
     @property
     def n_columns(self) -> int:
@@ -74,15 +73,17 @@ class AdaptedTensor:
     @property
     def scratch_bytes(self) -> int:
         """Memory of one thread: a block in float64, as read and as given out; panels; the factors, also as read."""
+        below = self.base.view.scratch_bytes if self.base.view else 0
         if not self.changes:
-            return 0
+            return below
         n_block = self.n_rows_at_once * self.n_columns
         n_factors = sum(change.rank * (self.n_columns + self.n_rows_at_once) for change in self.changes)
         wide_as_read = 8 + (self.dtype.bits + self.base.dtype.bits) // 8
-        return n_block * wide_as_read + 2 * MOST_ROWS * _COLUMNS * 8 + n_factors * 16 + _LIBRARY
+        return n_block * wide_as_read + 2 * MOST_ROWS * _COLUMNS * 8 + n_factors * 16 + _LIBRARY + below
 
     def read_into(self, out: memoryview, start: int, read: Read, held: dict[str, Any]) -> None:
         """Fill `out` with bytes [start, start + len(out)) of the view, in `dtype`."""
+        read = through(read, held)
         if not self.changes:
             read(out, self.base, start)
             return

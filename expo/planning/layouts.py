@@ -1,0 +1,104 @@
+"""Inputs whose names or layouts differ, brought into the output's; the plan then matches them like any others."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from expo.checkpoint.spec import Checkpoint, TensorSpec
+from expo.recipe import Recipe
+
+
+@dataclass
+class InOneLayout:
+    """The inputs as they are matched."""
+
+    inputs: dict[str, Checkpoint]
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    why_not: dict[str, str] = field(default_factory=dict)  # input -> why no conversion helps it
+    outside: set[str] = field(default_factory=set)  # tensors of the output that lie outside of the tower
+
+
+def in_one_layout(recipe: Recipe, inputs: Mapping[str, Checkpoint], *, wanted: str | None = None) -> InOneLayout:
+    """The inputs with the output's names and layout, which are the donor's or the wanted one.
+
+    Costs nothing where the names fit already. An input that no conversion brings nearer stays as it is.
+    """
+    from expo.checkpoint.views.layouts import Layout, fits_as_stored
+
+    found = InOneLayout(dict(inputs))
+    donor = inputs[recipe.donor]
+    others = {role: renamed(recipe, inputs[role], donor) for role in inputs if role != recipe.donor}
+    misfits = [role for role, table in others.items() if not fits_as_stored(donor.tensors, table)]
+    if not misfits and wanted is None and recipe.tower is None:
+        return found
+    layout = Layout(donor, wanted, as_named=recipe.tower is not None)
+    if layout.problems:
+        _explain(found, recipe.donor, wanted, misfits, layout.problems)
+        return found
+    tensors = donor.tensors
+    if wanted is not None:
+        own = layout.spelled(layout.loaded, donor.tensors)
+        tensors = own.tensors
+        found.problems += [f"--layout {wanted}: {recipe.donor}: {text}" for text in own.problems]
+        found.inputs[recipe.donor] = replace(donor, tensors=tensors)
+    for role, table in others.items() if recipe.tower else ():
+        _take_tower(found, recipe, role, layout.of_tower(inputs[role], table, recipe.tower))
+    for role, table in others.items() if not recipe.tower else ():
+        if role in misfits or not fits_as_stored(tensors, table):
+            _relay(found, role, table, layout.of(inputs[role], table), tensors)
+    return found
+
+
+def renamed(recipe: Recipe, other: Checkpoint, donor: Checkpoint) -> dict[str, TensorSpec]:
+    """Another input's tensors under the names that `--rename` gives them; where two get one name, the first has it."""
+    table: dict[str, TensorSpec] = {}
+    for name, spec in other.tensors.items():
+        table.setdefault(rename(recipe, name, donor), spec)
+    return table
+
+
+def rename(recipe: Recipe, name: str, donor: Checkpoint) -> str:
+    """A name after the first rule that takes it; one that fits the donor's stays."""
+    if name in donor.tensors:
+        return name
+    rule = next((rule for rule in recipe.rename if name.startswith(rule[0])), None)
+    return rule[1] + name[len(rule[0]) :] if rule else name
+
+
+def _relay(found: InOneLayout, role: str, table: dict, relaid, tensors: Mapping[str, TensorSpec]) -> None:
+    """Take an input's new table where it has more of the output's tensors than the old one."""
+    before, after = (_n_fitting(own, tensors) for own in (table, relaid.tensors))
+    if after > before:
+        found.inputs[role] = replace(found.inputs[role], tensors=relaid.tensors)
+        found.notes.append(
+            f"{role} is in another layout: {after} of {len(tensors)} tensors fit through transformers' conversions, "
+            f"{before} as they are stored"
+        )
+    else:
+        found.why_not[role] = "transformers' conversions do not cover them."
+    found.problems += [f"{role} ({found.inputs[role].source.label}): {text}" for text in relaid.problems]
+
+
+def _take_tower(found: InOneLayout, recipe: Recipe, role: str, taken: tuple) -> None:
+    """Leave of an input only its tower, and of the output only what lies in it to be computed."""
+    relaid, outside = taken
+    before = len(found.inputs[role].tensors)
+    found.inputs[role] = replace(found.inputs[role], tensors=relaid.tensors)
+    found.outside |= outside
+    found.problems += [f"--tower {recipe.tower}: {role}: {text}" for text in dict.fromkeys(relaid.problems)]
+    found.notes.append(
+        f"--tower {recipe.tower}: {len(relaid.tensors)} of {role}'s tensors take part (it stores {before}), and "
+        f"{len(outside)} of {recipe.donor}'s are copied"
+    )
+
+
+def _explain(found: InOneLayout, donor: str, wanted: str | None, misfits: list[str], problems: list[str]) -> None:
+    """What stands in the way of the donor's own layout: of the whole run where one is asked for."""
+    texts = [f"{donor} ({found.inputs[donor].source.label}): {text}" for text in problems]
+    if wanted is not None:
+        found.problems += [f"--layout {wanted}: {text}" for text in texts]
+    found.why_not |= dict.fromkeys(misfits, "; ".join(texts))
+
+
+def _n_fitting(table: Mapping[str, TensorSpec], tensors: Mapping[str, TensorSpec]) -> int:
+    return sum(name in table and table[name].shape == spec.shape for name, spec in tensors.items())

@@ -1,0 +1,309 @@
+"""Float8 with scales: read exactly, written as bfloat16, or with fresh scales that never overflow."""
+
+import json
+import struct
+
+import numpy as np
+import pytest
+import torch
+from architectures import same, tensors_of
+from engine import command
+from float8 import BLOCKS, CONFIG, numbers, quantised, steps_apart, write_float8
+from pico import write_checkpoint
+
+import expo
+from expo.analysis.verify import verify
+from expo.checkpoint import Shards, open_checkpoint
+from expo.checkpoint.views.scaled import ScaledTensor
+from expo.dtypes import DTYPES
+from expo.errors import NonFinite, PlanError, RecipeError, UnsupportedFormat
+from expo.planning.budget import peak_memory
+from expo.stream.rescale import as_stored, rounded_up
+
+TYPES = [torch.float32, torch.bfloat16, torch.float8_e8m0fnu]
+
+
+def same_bytes(one, other):
+    """Whether two folders hold the same tensors, bit for bit."""
+    sides = [{n: t.reshape(-1).view(torch.uint8) for n, t in tensors_of(folder).items()} for folder in (one, other)]
+    return same(*sides)
+
+
+def read(folder) -> dict[str, np.ndarray]:
+    """Every float32 view of a checkpoint, as expo computes it, in uneven pieces."""
+    checkpoint, found = open_checkpoint(folder), {}
+    with Shards(checkpoint) as shards:
+        for name, spec in checkpoint.tensors.items():
+            if isinstance(spec.view, ScaledTensor):
+                out = bytearray(spec.n_bytes)
+                for at in range(0, len(out), 100_001):
+                    shards.read_into(memoryview(out)[at : at + 100_001], spec, at)
+                found[name] = np.frombuffer(out, np.float32).reshape(spec.shape)
+    return found
+
+
+@pytest.mark.parametrize("scale_type", TYPES, ids=str)
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_dequantised_numbers_are_those_of_numpy_bit_for_bit(tmp_path, kind, scale_type):
+    wanted = write_float8(tmp_path / "m", 0, kind, scale_type=scale_type)
+    found = read(tmp_path / "m")
+    assert set(found) == {name for name in wanted if "proj" in name}
+    assert all((found[name].view(np.uint32) == wanted[name].view(np.uint32)).all() for name in found)
+
+
+def test_stacked_experts_have_scales_of_each_matrix(tmp_path):
+    generator = np.random.default_rng(0)
+    values = generator.normal(size=(3, 40, 70))
+    pairs = [quantised(matrix, (16, 32)) for matrix in values]
+    tensors = {
+        "experts.gate_up_proj": torch.stack([w for w, _ in pairs]),
+        "experts.gate_up_proj_scale_inv": torch.stack([s for _, s in pairs]),
+    }
+    config = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [16, 32]}}
+    write_checkpoint(tmp_path / "m", tensors, config=config)
+    wanted = np.stack([numbers(w, s, (16, 32)) for w, s in pairs])
+    assert (read(tmp_path / "m")["experts.gate_up_proj"] == wanted).all()
+
+
+@pytest.fixture(scope="module", params=BLOCKS)
+def float8_pair(request, tmp_path_factory):
+    """(folder, numbers of sft, numbers of dpo, kind)."""
+    home = tmp_path_factory.mktemp("float8")
+    sft, dpo = (write_float8(home / name, seed, request.param) for seed, name in enumerate(("sft", "dpo")))
+    return home, sft, dpo, request.param
+
+
+def test_the_output_is_bfloat16_and_its_config_speaks_of_no_quantisation(float8_pair, tmp_path, capsys):
+    home, sft, dpo, _ = float8_pair
+    done, *_ = command(capsys, "extrapolate", "--sft", home / "sft", "--dpo", home / "dpo", "-o", tmp_path / "out")
+    assert done == 0
+    found = tensors_of(tmp_path / "out")
+    assert found.keys() == dpo.keys() and {t.dtype for t in found.values()} == {torch.bfloat16}
+    wrong = 0
+    for name, own in found.items():
+        exact = dpo[name].astype(np.float64) + 0.3 * (dpo[name].astype(np.float64) - sft[name])
+        wrong += (own.double() != torch.from_numpy(exact).bfloat16().double()).sum().item()
+    assert wrong <= 1e-3 * sum(t.numel() for t in found.values())
+    assert json.loads((tmp_path / "out/config.json").read_text()) == CONFIG
+    result = verify(tmp_path / "out", recompute=1.0, inputs={"sft": str(home / "sft"), "dpo": str(home / "dpo")})
+    assert not result.problems
+
+
+def test_requantised_results_are_within_a_step_of_numpys_and_no_scale_overflows(float8_pair, tmp_path):
+    home, sft, dpo, kind = float8_pair
+    pair = {"sft": home / "sft", "dpo": home / "dpo"}
+    expo.extrapolate(**pair, output=tmp_path / "out", requantize=True)
+    found, stored = tensors_of(tmp_path / "out"), tensors_of(home / "dpo")
+    assert {n: (t.dtype, t.shape) for n, t in found.items()} == {n: (t.dtype, t.shape) for n, t in stored.items()}
+    for name in (name for name in dpo if "proj" in name):
+        exact = dpo[name].astype(np.float64) + 0.3 * (dpo[name].astype(np.float64) - sft[name])
+        weight, scales = quantised(exact, BLOCKS[kind])
+        assert steps_apart(found[name], weight) <= 1
+        own = found[name + "_scale_inv"].double().numpy().reshape(scales.shape)
+        assert np.allclose(own, scales.numpy(), rtol=1e-6)
+        assert np.isfinite(found[name].float().numpy()).all() and found[name].float().abs().max() == 448
+    stated = json.loads((tmp_path / "out/config.json").read_text())["quantization_config"]
+    assert stated == json.loads((home / "dpo/config.json").read_text())["quantization_config"]
+    result = verify(tmp_path / "out", recompute=1.0, inputs={name: str(path) for name, path in pair.items()})
+    assert not result.problems
+    expo.extrapolate(**pair, output=tmp_path / "again", requantize=True, threads=3)
+    assert same_bytes(tmp_path / "out", tmp_path / "again")
+
+
+def test_alpha_0_copies_float8_and_scales_as_they_are(float8_pair, tmp_path):
+    home, _, _, _ = float8_pair
+    expo.extrapolate(sft=home / "sft", dpo=home / "dpo", alpha=0, output=tmp_path / "out", requantize=True)
+    assert same_bytes(tmp_path / "out", home / "dpo")
+
+
+def test_scales_of_powers_of_two_stay_powers_of_two(tmp_path):
+    for seed, name in enumerate(("sft", "dpo")):
+        write_float8(tmp_path / name, seed, "block", scale_type=torch.float8_e8m0fnu, scale_fmt="ue8m0")
+    expo.extrapolate(sft=tmp_path / "sft", dpo=tmp_path / "dpo", output=tmp_path / "out", requantize=True)
+    found = tensors_of(tmp_path / "out")
+    scales = [t for name, t in found.items() if name.endswith("_scale_inv")]
+    assert {t.dtype for t in scales} == {torch.float8_e8m0fnu}
+    assert all(224 < t.float().abs().max() <= 448 for name, t in found.items() if t.dtype == torch.float8_e4m3fn)
+
+
+@pytest.mark.parametrize("name", ["F32", "BF16", "F16"])
+def test_rounding_up_gives_the_smallest_number_that_is_not_below(name):
+    values = np.abs(np.random.default_rng(0).normal(0, 1e-3, 4000)) + 1e-30
+    found = rounded_up(values, DTYPES[name], powers=False)
+    narrow = torch.from_numpy(found).to(getattr(torch, DTYPES[name].torch_name))
+    assert (found >= values).all() and (narrow.double().numpy() == found).all()
+    bits = narrow.view(torch.int32 if name == "F32" else torch.int16) - 1
+    assert (bits.view(narrow.dtype).double().numpy() < values).all()
+
+
+def test_powers_of_two_are_stored_by_their_exponent():
+    values = np.array([1e-45, 0.25, 0.3, 1.0, 3.0, 2.0**127])
+    found = rounded_up(values, DTYPES["F8_E8M0"], powers=True)
+    assert found.tolist() == [2.0**-127, 0.25, 0.5, 1.0, 4.0, 2.0**127]
+    assert as_stored(found, DTYPES["F8_E8M0"]).tolist() == [0, 125, 126, 127, 129, 254]
+
+
+def test_a_side_that_is_not_quantised_fits_one_that_is(float8_pair, tmp_path):
+    home, sft, dpo, _ = float8_pair
+    plain = {name: torch.from_numpy(values) for name, values in sft.items()}
+    write_checkpoint(tmp_path / "plain", plain, config=CONFIG)
+    one = expo.extrapolate(sft=tmp_path / "plain", dpo=home / "dpo", output=tmp_path / "one", dtype="float32")
+    expo.extrapolate(sft=home / "sft", dpo=home / "dpo", output=tmp_path / "two", dtype="float32")
+    a, b = tensors_of(tmp_path / "one"), tensors_of(tmp_path / "two")
+    assert one.tensors == len(dpo) and all(torch.allclose(a[n], b[n], rtol=1e-6, atol=1e-9) for n in a)
+
+
+def test_memory_is_that_of_plain_checkpoints(float8_pair, tmp_path):
+    home, _, dpo, _ = float8_pair
+    plain = {name: torch.from_numpy(values).bfloat16() for name, values in dpo.items()}
+    for name in ("a", "b"):
+        write_checkpoint(tmp_path / name, plain, config=CONFIG)
+    needed = [
+        peak_memory(expo.plan(expo.extrapolation(sft=sft, dpo=dpo)), 2)
+        for sft, dpo in ((home / "sft", home / "dpo"), (tmp_path / "a", tmp_path / "b"))
+    ]
+    assert needed[0] - needed[1] < 2**22  # of 240 MiB; what a worker converts at a time
+
+
+def damaged(folder, name, values):
+    """Overwrite the beginning of a tensor in its file."""
+    checkpoint = open_checkpoint(folder, stored=True)
+    spec = checkpoint.tensors[name]
+    with open(checkpoint.files[spec.file].path, "r+b") as file:
+        file.seek(spec.offset)
+        file.write(values)
+
+
+SCALE = "model.layers.1.mlp.up_proj.weight_scale_inv"
+
+
+WRONG = {0.0: "is 0", float("nan"): "is nan", float("inf"): "is inf", -1.0: "is -1"}
+
+
+@pytest.mark.parametrize(("value", "word"), WRONG.items())
+def test_scales_that_cannot_be_are_named_in_the_plan(tmp_path, unreadable, value, word):
+    for seed, name in enumerate(("sft", "dpo")):
+        write_float8(tmp_path / name, seed, "block")
+    damaged(tmp_path / "dpo", SCALE, struct.pack("<2f", 1.0, value))
+    with pytest.raises(PlanError) as caught:
+        expo.plan(expo.extrapolation(sft=tmp_path / "sft", dpo=tmp_path / "dpo"))
+    assert f"{SCALE}[1] {word}" in str(caught.value) and "dpo" in str(caught.value)
+
+
+def rewritten(folder, change):
+    tensors = tensors_of(folder)
+    config = json.loads((folder / "config.json").read_text())
+    change(tensors)
+    for file in folder.glob("*.safetensors*"):
+        file.unlink()
+    write_checkpoint(folder, tensors, config=config)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda t: t.pop(SCALE), "up_proj.weight is F8_E4M3 and has no scale"),
+        (lambda t: t.update({SCALE: torch.ones(5, 2)}), f"{SCALE} [5, 2] is no scale of"),
+        (lambda t: t.update({SCALE: t[SCALE].int()}), f"{SCALE} is I32"),
+        (lambda t: t.pop(SCALE.removesuffix("_scale_inv")), f"{SCALE} is the scale of no float8 tensor"),
+    ],
+    ids=["missing", "shape", "type", "no weight"],
+)
+def test_scales_that_do_not_fit_are_named_in_the_plan(tmp_path, unreadable, change, word):
+    for seed, name in enumerate(("sft", "dpo")):
+        write_float8(tmp_path / name, seed, "block")
+    rewritten(tmp_path / "sft", change)
+    with pytest.raises(PlanError) as caught:
+        expo.plan(expo.extrapolation(sft=tmp_path / "sft", dpo=tmp_path / "dpo"))
+    assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "extra", "words"),
+    [
+        ({"quant_method": "gptq", "bits": 4}, {"x.qweight": torch.int32}, ("GPTQ, 4 bits",)),
+        ({"quant_method": "awq", "bits": 4}, {"x.qweight": torch.int32}, ("AWQ, 4 bits",)),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, {"x.weight": torch.uint8}, ("bitsandbytes, 4 bits",)),
+        ({"quant_method": "compressed-tensors", "format": "pack-quantized"}, {"x.weight_packed": torch.int32},
+         ("packed integers", "pack-quantized")),
+        ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, {"x.weight": torch.uint8}, ("NVFP4",)),
+        ({"quant_method": "mxfp4"}, {"x.gate_up_proj_blocks": torch.uint8}, ("MXFP4",)),
+        (None, {"x.qweight": torch.int32, "x.qzeros": torch.int32}, ("GPTQ or AWQ",)),
+        (None, {"x.weight": torch.uint8, "x.weight.absmax": torch.float32}, ("bitsandbytes",)),
+    ],
+)  # fmt: skip
+def test_other_formats_are_one_error_that_names_the_format_and_the_repository_to_use(
+    tmp_path, unreadable, config, extra, words
+):
+    tensors = {name: torch.ones(4, dtype=dtype) for name, dtype in extra.items()}
+    stated = {"quantization_config": config} if config else {}
+    card = {"README.md": "---\nlicense: mit\nbase_model:\n- org/plain-7B\n---\n# x\n"}
+    for name in ("sft", "dpo"):
+        write_checkpoint(tmp_path / name, {"w": torch.ones(2), **tensors}, config=stated, side_files=card)
+    with pytest.raises(PlanError) as caught:
+        expo.plan(expo.extrapolation(sft=tmp_path / "sft", dpo=tmp_path / "dpo"))
+    text = str(caught.value)
+    assert all(word in text for word in (*words, "(dpo) is quantised", "its base is org/plain-7B")), text
+
+
+def test_gguf_files_are_named_with_the_repository_that_their_card_names(tmp_path):
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m/model-Q4_K_M.gguf").write_bytes(b"GGUF")
+    with pytest.raises(UnsupportedFormat, match="are GGUF"):
+        open_checkpoint(tmp_path / "m")
+    (tmp_path / "m/README.md").write_text("---\nbase_model: org/plain-7B\n---\n")
+    with pytest.raises(UnsupportedFormat, match=r"are GGUF(.|\n)*org/plain-7B"):
+        open_checkpoint(tmp_path / "m")
+
+
+def test_requantize_needs_a_quantised_donor_and_its_own_types(tmp_path):
+    for name in ("sft", "dpo"):
+        write_checkpoint(tmp_path / name, {"w": torch.ones(2)}, config={})
+    with pytest.raises(PlanError, match="holds no float8 with scales"):
+        expo.plan(expo.extrapolation(sft=tmp_path / "sft", dpo=tmp_path / "dpo", requantize=True))
+    with pytest.raises(RecipeError, match="leave dtype and layout out"):
+        expo.extrapolation(sft="a", dpo="b", requantize=True, dtype="float32")
+
+
+def test_a_nan_in_float8_is_named_where_it_lies(tmp_path):
+    for seed, name in enumerate(("sft", "dpo")):
+        write_float8(tmp_path / name, seed, "block")
+    damaged(tmp_path / "dpo", "model.layers.0.mlp.up_proj.weight", b"\x00\x7f")
+    for settings in ({}, {"requantize": True}):
+        with pytest.raises(NonFinite, match=r"layers\.0\.mlp\.up_proj\.weight\[1\] is nan in dpo"):
+            expo.extrapolate(sft=tmp_path / "sft", dpo=tmp_path / "dpo", output=tmp_path / "out", **settings)
+
+
+def test_scales_of_activations_are_left_out_with_the_quantisation_and_kept_with_it(tmp_path):
+    for seed, name in enumerate(("sft", "dpo")):
+        write_float8(tmp_path / name, seed, "per-tensor")
+        rewritten(tmp_path / name, lambda t: t.update({"model.layers.0.mlp.up_proj.input_scale": torch.tensor(2.0)}))
+    pair = {"sft": tmp_path / "sft", "dpo": tmp_path / "dpo"}
+    expo.extrapolate(**pair, output=tmp_path / "plain")
+    expo.extrapolate(**pair, output=tmp_path / "again", requantize=True)
+    assert not any("scale" in name for name in tensors_of(tmp_path / "plain"))
+    assert tensors_of(tmp_path / "again")["model.layers.0.mlp.up_proj.input_scale"] == 2.0
+
+
+def test_float8_on_one_side_fits_another_layout_on_the_other(tmp_path):
+    from architectures import save_both_layouts
+
+    home = save_both_layouts(tmp_path, "qwen3_moe")
+    plain = tensors_of(home / "sft/original")
+    config = json.loads((home / "sft/original/config.json").read_text())
+    tensors, wide = {}, {}
+    for name, values in plain.items():
+        if ".experts." in name:
+            tensors[name], tensors[name + "_scale_inv"] = quantised(values.double().numpy(), (16, 16))
+            wide[name] = torch.from_numpy(numbers(tensors[name], tensors[name + "_scale_inv"], (16, 16)))
+        else:
+            tensors[name] = wide[name] = values
+    stated = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [16, 16]}}
+    write_checkpoint(tmp_path / "float8", tensors, shards=3, config=config | stated)
+    write_checkpoint(tmp_path / "wide", wide, config=config)
+    outs = []
+    for sft, dpo in (("float8", "dpo/module"), ("wide", "dpo/module")):
+        expo.extrapolate(sft=tmp_path / sft, dpo=home / dpo, output=tmp_path / f"out-{sft}", dtype="float32")
+        outs.append(tensors_of(tmp_path / f"out-{sft}"))
+    assert all(torch.allclose(outs[0][n], outs[1][n], rtol=1e-6, atol=1e-9) for n in outs[0])
+    assert not same(outs[0], tensors_of(home / "dpo/module"))

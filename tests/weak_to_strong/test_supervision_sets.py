@@ -182,6 +182,69 @@ def test_a_share_of_a_set_has_its_outcome_rate_within_one_sample(n, size, seed):
     assert taken == filled(rows, size, ONE, seed)
 
 
+def off(rows, rate):
+    """How many wrong steps the rows have beyond a rate, in samples as long as the longest."""
+    return sum(row.n_errors - rate * row.n_steps for row in rows) / max(row.n_steps for row in rows)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(5, 50), st.integers(1, 49), st.floats(0, 1), st.floats(0.2, 0.8), st.integers(0, 3))
+def test_a_share_of_a_set_has_the_step_rate_that_was_asked_within_one_sample(n, size, outcome, rate, seed):
+    try:
+        rows = corrupt(pool(n, seed=seed), outcome, steps=rate, seed=seed)
+    except BadRate:
+        return
+    taken = filled(rows, min(size, n), ONE, seed, rate)
+    assert abs(off(taken, rate)) <= 1 + 1e-9
+    assert abs(sum(not row.result for row in taken) - outcome * len(taken)) <= 1 + 1e-9
+
+
+def test_a_share_of_a_few_kinds_of_rows_has_their_step_rate_within_one_sample():
+    """Equal distances alone round all three borders of these four kinds in one direction: 1.4 samples too many."""
+    kinds = [(4, False, "1111"), (3, False, "0000"), (5, True, "1111"), (4, True, "0000")]
+    marks = [(right, steps) for count, right, steps in kinds for _ in range(count)]
+    rows = [judged(key, 0, steps, right=right) for key, (right, steps) in enumerate(marks)]
+    whole = sum(row.n_errors for row in rows) / sum(row.n_steps for row in rows)
+    for size in range(1, len(rows)):
+        taken = filled(rows, size, ONE, 0)
+        assert len({row.id for row in taken}) == size and abs(off(taken, whole)) <= 1
+        again = filled(rows[::-1], size, ONE, 0)
+        assert sorted(again) == sorted(taken), "the order of the file decides nothing"
+        assert abs(sum(not row.result for row in taken) - 7 / 16 * size) <= 1
+
+
+def test_repeated_rows_reach_a_rate_as_closely_as_the_rows_do_once():
+    rows = corrupt(pool(7), 0.35, seed=1)  # 2.45 wrong of 7 cannot be had: 2
+    taken = filled(rows, 7 * 9 + 3, ONE, 1)
+    assert abs(sum(not row.result for row in taken) / len(taken) - 0.35) <= 1 / 7
+
+
+def test_every_set_of_the_shipped_study_has_the_rates_asked_within_one_sample():
+    """Real samples of the embedded teachers; the grid's cells, at the size that they are trained at."""
+    from expo import toy
+    from expo.weak_to_strong.running_sum import row
+    from expo.weak_to_strong.supervision.records import parse_task
+
+    tasks = [parse_task(row(key, one)) for key, one in enumerate(toy.draw(5, 200, "train", 0))]
+    drawn = [
+        (task, embedded.sample(task, f"t{slip}", slip, n, 0)) for task in tasks for slip in (0.2, 0.5) for n in range(8)
+    ]
+    found = [
+        Judged(
+            task.id, one["sample"], task.prompt, one["response"], one["response"][-1] == task.gold,
+            embedded.verdicts(task.prompt, one["response"]), teacher=one["teacher"],
+        )
+        for task, one in drawn
+    ]  # fmt: skip
+    for outcome, rate in ((0.2, None), (0.5, None), (0.9, 0.25), (0.9, 0.4), (0.9, 0.55)):
+        rows = corrupt(found, outcome, steps=rate, only_pairs=True)
+        for size in (100, 333, 400):
+            taken = assemble("hard", {"hard": rows}, size=size, measure=ONE, seed=0, steps=rate)
+            room = max(1, size / len(rows))  # a repeated sample counts as often as it stands there
+            assert abs(sum(not one.result for one in taken) - outcome * size) <= room
+            assert rate is None or abs(off(taken, rate)) <= room
+
+
 def test_strangers_are_refused(tmp_path):
     held = parts()
     lost = [*held["subtask"], judged("99/1", 0, "1", task=99), judged("x", 0, "1")]

@@ -236,7 +236,7 @@ def rows_stage(run: SupervisionFile, cell: Cell, folder: Path, inputs: Inputs) -
     if run.grid.equal != "none":
         size = run.grid.size or 2 * sum(_measured(task, tokens) for task in open_tasks(inputs["tasks"]))
     kind = HARD if cell.kind == WEAKER else cell.kind
-    rows = assemble(kind, parts, size=size, measure=measure, seed=run.seed)
+    rows = assemble(kind, parts, size=size, measure=measure, seed=run.seed, steps=cell.steps)
     write_rows(folder / "rows.jsonl", (one.row() for one in rows))
     return facts | manifest_of(rows, tokens)
 

@@ -64,20 +64,31 @@ def size_of(kind: str, parts: Parts, measure: Measure, to: To) -> int:
     return 2 * (min(sizes) if to == "least" else sizes[0])
 
 
-def assemble(kind: str, parts: Parts, *, size: int | None, measure: Measure, seed: int) -> list[Judged]:
-    """The rows of one set. size: in what `measure` counts, shared equally by its parts; None takes every row once."""
+def assemble(
+    kind: str, parts: Parts, *, size: int | None, measure: Measure, seed: int, steps: float | None = None
+) -> list[Judged]:
+    """The rows of one set. size: in what `measure` counts, shared equally by its parts; None takes every row once.
+
+    steps: the step-wise error rate that was asked of the hard rows; None keeps theirs.
+    """
     names = parts_of(kind)
     if size is None:
         return [one for name in names for one in parts[name]]
     shares = [size // len(names) + (number < size % len(names)) for number in range(len(names))]
-    return [one for name, share in zip(names, shares, strict=True) for one in filled(parts[name], share, measure, seed)]
+    return [
+        one
+        for name, share in zip(names, shares, strict=True)
+        for one in filled(parts[name], share, measure, seed, None if name == SUBTASK else steps)
+    ]
 
 
-def filled(rows: Sequence[Judged], size: int, measure: Measure, seed: int) -> list[Judged]:
+def filled(rows: Sequence[Judged], size: int, measure: Measure, seed: int, steps: float | None = None) -> list[Judged]:
     """Rows that sum to about `size`, in their order: whole copies first, then an even share of every kind of row.
 
     The share is taken at equal distances from the rows sorted by outcome and by wrong steps, and by a hash where these
-    are equal, so that a part of a set has the whole one's rates within one sample.
+    are equal; where that misses the step-wise rate (`steps`, or the whole set's) by more than a sample, rows of one
+    outcome change places. So a part of a set has both rates within one sample, and repeated rows, each as often or
+    once more, have them as closely as the whole set has.
     """
     whole = sum(map(measure, rows))
     if not whole:
@@ -88,7 +99,7 @@ def filled(rows: Sequence[Judged], size: int, measure: Measure, seed: int) -> li
     near = range(max(0, guess - _TRIED), min(len(rows), guess + _TRIED) + 1)
     shares = {count: _evenly(order, count) for count in near}
     best = min(near, key=lambda count: (abs(sum(measure(rows[n]) for n in shares[count]) - rest), count))
-    return list(rows) * copies + [rows[number] for number in sorted(shares[best])]
+    return list(rows) * copies + [rows[number] for number in sorted(_mended(shares[best], order, rows, steps))]
 
 
 def _place(one: Judged, seed: int) -> tuple:
@@ -98,6 +109,33 @@ def _place(one: Judged, seed: int) -> tuple:
 def _evenly(order: Sequence[int], count: int) -> list[int]:
     """`count` of them at equal distances."""
     return [order[(2 * number + 1) * len(order) // (2 * count)] for number in range(count)]
+
+
+def _mended(share: Sequence[int], order: Sequence[int], rows: Sequence[Judged], steps: float | None) -> list[int]:
+    """The share with its wrong steps within one sample of the rate.
+
+    The two rows of one outcome, one of them taken, that lie furthest apart in the right direction are exchanged. No
+    exchange moves more than the longest sample, so none makes it worse; with none left, what is over is the rounding
+    of the outcomes: half a sample.
+    """
+    if steps is None:
+        steps = sum(one.n_errors for one in rows) / max(1, sum(one.n_steps for one in rows))
+    room = max(one.n_steps for one in rows) + 1e-9
+    beyond = [one.n_errors - steps * one.n_steps for one in rows]
+    taken = set(share)
+    while abs(total := sum(beyond[n] for n in order if n in taken)) > room:
+        signed = [value if total > 0 else -value for value in beyond]
+        pairs = []
+        for outcome in (False, True):
+            inside = [n for n in order if rows[n].result == outcome and n in taken]
+            outside = [n for n in order if rows[n].result == outcome and n not in taken]
+            if inside and outside:
+                pairs.append((max(inside, key=signed.__getitem__), min(outside, key=signed.__getitem__)))
+        old, new = max(pairs, key=lambda pair: signed[pair[0]] - signed[pair[1]], default=(0, 0))
+        if signed[old] <= signed[new]:  # a rate that is not this set's
+            break
+        taken = (taken - {old}) | {new}
+    return list(taken)
 
 
 def mix(

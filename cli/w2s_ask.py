@@ -38,8 +38,10 @@ _ASKING = (
     click.option("--concurrency", type=click.IntRange(min=1), default=8, show_default=True, help="With --endpoint."),
     click.option("--seed", type=int, default=0, show_default=True, help="Of the answers."),
     click.option("--device", default="auto", show_default=True, help="Of a local model."),
-    click.option("--price-prompt", type=click.FloatRange(min=0), help="Price of a million prompt tokens."),
-    click.option("--price-answer", type=click.FloatRange(min=0), help="Price of a million answer tokens."),
+    click.option(
+        "--price-prompt", type=click.FloatRange(min=0), help="Of a million prompt tokens, as the server counts them."
+    ),
+    click.option("--price-answer", type=click.FloatRange(min=0), help="Of a million answer tokens."),
     click.option("--work", type=FILE, help="Folder of the model's answers. Default: OUTPUT.work."),
 )
 

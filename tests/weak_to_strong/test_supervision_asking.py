@@ -337,6 +337,19 @@ def test_decompose_and_judge_as_commands(tmp_path, capsys):
     assert code == 1 and "odd" in stderr
 
 
+def test_without_a_teacher_running_sums_alone_are_cut_and_others_are_told_so_first(tmp_path, capsys):
+    sums = write(tmp_path / "sums.jsonl", [Task(0, "31475=", "34850", "0").row()])
+    words = ["w2s", "decompose", sums, "-o", tmp_path / "out.jsonl"]
+    code, _, stderr = command(capsys, *words)
+    assert code == 1 and "no solution has 401 to 1,600 tokens" in stderr and "--lengths SHORT TWO THREE" in stderr
+    code, stdout, _ = command(capsys, *words, "--lengths", 3, 5, 7, "--json")
+    assert code == 0 and json.loads(stdout)["subtasks"] == 2
+    assert [row["prompt"] for row in read(tmp_path / "out.jsonl")] == ["314=", "875="]
+    other = tasks_file(tmp_path / "tasks.jsonl")
+    code, _, stderr = command(capsys, "w2s", "decompose", other, "-o", tmp_path / "b.jsonl")
+    assert code == 1 and "is no running sum" in stderr and "--teacher MODEL" in stderr, "before any length"
+
+
 def test_a_local_teacher_that_babbles_is_counted(tmp_path, capsys):
     """A model of random weights breaks the form every time: bounded, told, its answers kept."""
     import talker

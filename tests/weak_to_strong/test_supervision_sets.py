@@ -344,6 +344,17 @@ def test_corrupt_and_mix_on_files(files, tmp_path, capsys):
     assert len(completions(read_rows(tmp_path / "mix/hard+subtask.jsonl")).rows) == 40, "a trainer reads them"
 
 
+def test_rates_that_lie_close_together_have_sets_of_their_own(files, tmp_path, capsys):
+    rates = (0, 1 / 3, 0.3333333, 0.5, 1)
+    words = ["w2s", "corrupt", files / "hard.jsonl", "-o", tmp_path / "out"]
+    code, stdout, _ = command(capsys, *words, *(word for rate in rates for word in ("--outcome", rate)), "--json")
+    assert code == 0 and [told["asked"]["outcome"] for told in json.loads(stdout)["sets"].values()] == list(rates)
+    assert {path.name for path in (tmp_path / "out").glob("*.jsonl")} == {
+        "outcome-0.jsonl", "outcome-0.3333333333333333.jsonl", "outcome-0.3333333.jsonl", "outcome-0.5.jsonl",
+        "outcome-1.jsonl",
+    }  # fmt: skip
+
+
 def test_bad_rates_and_strangers_end_in_one_clear_line(files, tmp_path, capsys):
     words = ["w2s", "corrupt", files / "hard.jsonl", "-o", tmp_path / "out", "--outcome"]
     code, _, stderr = command(capsys, *words, 1.2)

@@ -47,6 +47,11 @@ def check_rate(name: str, rate: float) -> None:
         raise BadRate(f"{name}: {rate!r} is not a number from 0 to 1 (20 % is 0.2).")
 
 
+def shown(rate: float) -> str:
+    """A rate as part of a name: as short as it can be without meaning another rate."""
+    return f"{rate:g}" if float(f"{rate:g}") == rate else repr(float(rate))
+
+
 def wrong_count(outcome: float, n: int) -> int:
     """How many of n samples are to be wrong."""
     return math.floor(outcome * n + 0.5)

@@ -11,7 +11,7 @@ from expo.errors import ExpoError
 from expo.weak_to_strong.supervision.errors import BadNumber
 
 Count = Callable[[str], int]
-WORDS = "words"
+WORDS, CHARACTERS = "words", "characters"
 PUBLISHED = "bert-base-uncased"
 
 
@@ -39,7 +39,9 @@ PUBLISHED_RULE = LengthRule()
 
 
 def counter(tokenizer: str) -> Count:
-    """The function that counts a text's tokens. tokenizer: a folder or Hub id, or `words` for what spaces divide."""
+    """The function that counts a text's tokens. tokenizer: a folder, a Hub id, or `words` (at spaces), `characters`."""
+    if tokenizer == CHARACTERS:
+        return len
     if tokenizer == WORDS:
         return lambda text: len(text.split())
     from transformers import AutoTokenizer

@@ -13,7 +13,7 @@ from w2s_files import read, write
 from expo.weak_to_strong.supervision import embedded
 from expo.weak_to_strong.supervision.corrupt import corrupt
 from expo.weak_to_strong.supervision.errors import BadRate, NotEnoughSamples, Stranger
-from expo.weak_to_strong.supervision.mix import KINDS, assemble, filled, mix
+from expo.weak_to_strong.supervision.mix import KINDS, Asked, assemble, filled, mix
 from expo.weak_to_strong.supervision.rates import rates
 from expo.weak_to_strong.supervision.records import Judged, Task
 
@@ -194,7 +194,7 @@ def test_a_share_of_a_set_has_the_step_rate_that_was_asked_within_one_sample(n, 
         rows = corrupt(pool(n, seed=seed), outcome, steps=rate, seed=seed)
     except BadRate:
         return
-    taken = filled(rows, min(size, n), ONE, seed, rate)
+    taken = filled(rows, min(size, n), ONE, seed, Asked(outcome, rate))
     assert abs(off(taken, rate)) <= 1 + 1e-9
     assert abs(sum(not row.result for row in taken) - outcome * len(taken)) <= 1 + 1e-9
 
@@ -219,6 +219,16 @@ def test_repeated_rows_reach_a_rate_as_closely_as_the_rows_do_once():
     assert abs(sum(not row.result for row in taken) / len(taken) - 0.35) <= 1 / 7
 
 
+@pytest.mark.parametrize(("n", "size"), [(59, 120), (967, 2000), (21, 96)])
+def test_hard_rows_with_their_paraphrases_share_the_one_sample_that_their_rate_may_miss(n, size):
+    """Half of an odd number is rounded up, and again in every copy; what fills the set makes up for it."""
+    rows = corrupt(pool(n), 0.5)
+    held = {"hard": rows, "paraphrase": [row._replace(prompt=f"so {row.prompt}") for row in rows]}
+    asked = dict.fromkeys(held, Asked(0.5))
+    taken = assemble("hard+paraphrase", held, size=size, measure=ONE, seed=0, asked=asked)
+    assert len(taken) == size and abs(sum(not row.result for row in taken) - size / 2) <= 1
+
+
 def test_every_set_of_the_shipped_study_has_the_rates_asked_within_one_sample():
     """Real samples of the embedded teachers; the grid's cells, at the size that they are trained at."""
     from expo import toy
@@ -239,7 +249,9 @@ def test_every_set_of_the_shipped_study_has_the_rates_asked_within_one_sample():
     for outcome, rate in ((0.2, None), (0.5, None), (0.9, 0.25), (0.9, 0.4), (0.9, 0.55)):
         rows = corrupt(found, outcome, steps=rate, only_pairs=True)
         for size in (100, 333, 400):
-            taken = assemble("hard", {"hard": rows}, size=size, measure=ONE, seed=0, steps=rate)
+            taken = assemble(
+                "hard", {"hard": rows}, size=size, measure=ONE, seed=0, asked={"hard": Asked(outcome, rate)}
+            )
             room = max(1, size / len(rows))  # a repeated sample counts as often as it stands there
             assert abs(sum(not one.result for one in taken) - outcome * size) <= room
             assert rate is None or abs(off(taken, rate)) <= room

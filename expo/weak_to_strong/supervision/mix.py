@@ -6,10 +6,11 @@ Sizes are rows or tokens. Mixed sets of a wanted size are half and half. `least`
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from expo.weak_to_strong.keyed import write_rows, write_text
 from expo.weak_to_strong.provenance import text_hash
+from expo.weak_to_strong.supervision.corrupt import wrong_count
 from expo.weak_to_strong.supervision.errors import Stranger
 from expo.weak_to_strong.supervision.rates import NOTE, rates
 from expo.weak_to_strong.supervision.records import Judged, belong
@@ -21,6 +22,16 @@ Equal = Literal["none", "counts", "tokens"]
 To = Literal["least", "most"]
 Parts = Mapping[str, Sequence[Judged]]  # hard, subtask, paraphrase -> rows
 _TRIED = 16  # numbers of rows around the expected one, of which the one nearest to a wanted sum is taken
+
+
+class Asked(NamedTuple):
+    """The error rates that a part was made for; None where none was asked."""
+
+    outcome: float | None = None
+    steps: float | None = None
+
+
+OWN = Asked()
 
 
 def parts_of(kind: str) -> tuple[str, ...]:
@@ -65,30 +76,34 @@ def size_of(kind: str, parts: Parts, measure: Measure, to: To) -> int:
 
 
 def assemble(
-    kind: str, parts: Parts, *, size: int | None, measure: Measure, seed: int, steps: float | None = None
+    kind: str, parts: Parts, *, size: int | None, measure: Measure, seed: int, asked: Mapping[str, Asked] | None = None
 ) -> list[Judged]:
     """The rows of one set. size: in what `measure` counts, shared equally by its parts; None takes every row once.
 
-    steps: the step-wise error rate that was asked of the hard rows; None keeps theirs.
+    asked: the rates that were asked of each part; without them a part keeps its own. A part and its paraphrases share
+    the one sample by which they may miss their rate.
     """
     names = parts_of(kind)
     if size is None:
         return [one for name in names for one in parts[name]]
     shares = [size // len(names) + (number < size % len(names)) for number in range(len(names))]
+    room = 1 / len(names) if kind == PARAPHRASE else 1
     return [
         one
         for name, share in zip(names, shares, strict=True)
-        for one in filled(parts[name], share, measure, seed, None if name == SUBTASK else steps)
+        for one in filled(parts[name], share, measure, seed, (asked or {}).get(name, OWN), room)
     ]
 
 
-def filled(rows: Sequence[Judged], size: int, measure: Measure, seed: int, steps: float | None = None) -> list[Judged]:
+def filled(
+    rows: Sequence[Judged], size: int, measure: Measure, seed: int, asked: Asked = OWN, room: float = 1
+) -> list[Judged]:
     """Rows that sum to about `size`, in their order: whole copies first, then an even share of every kind of row.
 
     The share is taken at equal distances from the rows sorted by outcome and by wrong steps, and by a hash where these
-    are equal; where that misses the step-wise rate (`steps`, or the whole set's) by more than a sample, rows of one
-    outcome change places. So a part of a set has both rates within one sample, and repeated rows, each as often or
-    once more, have them as closely as the whole set has.
+    are equal; where that misses a rate (the one asked, or the whole set's) by more than a sample (of wrong outcomes by
+    more than `room`), the share is mended. So a part of a set has both rates within one sample; where rows stand there
+    several times, one different sample counts as often.
     """
     whole = sum(map(measure, rows))
     if not whole:
@@ -99,7 +114,10 @@ def filled(rows: Sequence[Judged], size: int, measure: Measure, seed: int, steps
     near = range(max(0, guess - _TRIED), min(len(rows), guess + _TRIED) + 1)
     shares = {count: _evenly(order, count) for count in near}
     best = min(near, key=lambda count: (abs(sum(measure(rows[n]) for n in shares[count]) - rest), count))
-    return list(rows) * copies + [rows[number] for number in sorted(_mended(shares[best], order, rows, steps))]
+    share = shares[best]
+    if asked.outcome is not None:
+        share = _at_outcome(share, order, rows, copies, asked.outcome, room)
+    return list(rows) * copies + [rows[number] for number in sorted(_mended(share, order, rows, asked.steps))]
 
 
 def _place(one: Judged, seed: int) -> tuple:
@@ -109,6 +127,19 @@ def _place(one: Judged, seed: int) -> tuple:
 def _evenly(order: Sequence[int], count: int) -> list[int]:
     """`count` of them at equal distances."""
     return [order[(2 * number + 1) * len(order) // (2 * count)] for number in range(count)]
+
+
+def _at_outcome(
+    share: Sequence[int], order: Sequence[int], rows: Sequence[Judged], copies: int, outcome: float, room: float
+) -> Sequence[int]:
+    """The share; where with the copies before it the set misses its rate, one with as many wrong ones as it takes."""
+    wrong, right = ([n for n in order if rows[n].result == result] for result in (False, True))
+    size, before = copies * len(rows) + len(share), copies * len(wrong)
+    if abs(before + sum(not rows[n].result for n in share) - outcome * size) <= room + 1e-9:
+        return share
+    count = max(0, len(share) - len(right), wrong_count(outcome, size) - before)
+    count = min(count, len(wrong), len(share))
+    return [*_evenly(wrong, count), *_evenly(right, len(share) - count)]
 
 
 def _mended(share: Sequence[int], order: Sequence[int], rows: Sequence[Judged], steps: float | None) -> list[int]:

@@ -106,8 +106,15 @@ def test_a_step_rate_out_of_reach_says_what_can_be_had():
     with pytest.raises(BadRate, match=r"the lowest that these samples give is 0\.500"):
         corrupt(rows, 1.0, steps=0.1)
     unjudged = [row._replace(steps=None) if row.id == 2 else row for row in rows]
-    with pytest.raises(BadRate, match="the steps of 2 samples are not judged"):
+    with pytest.raises(BadRate, match="no sample are judged that 1 of 4 tasks could take; the first is 2"):
         corrupt(unjudged, 1.0, steps=0.6)
+
+
+def test_samples_that_a_judge_failed_at_are_passed_over_where_a_task_has_others():
+    rows = [judged(key, number, steps) for key in range(4) for number, steps in enumerate(("1100", "0010", "1111"))]
+    some = [row._replace(steps=None) if (row.id, row.sample) == (2, 0) else row for row in rows]
+    found = corrupt(some, 1.0, steps=0.6)
+    assert found[2].sample == 1 and abs(off(found, 0.6)) <= 1
 
 
 # --- Rates -----------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ DRY_RUN = click.option("--dry-run", is_flag=True, help="Check and count everythi
 TOKENIZER = click.option(
     "--tokenizer",
     metavar="NAME",
-    help="Folder or Hub id of the tokenizer that counts tokens, or `words`. The paper's: bert-base-uncased.",
+    help="Counts tokens: a tokenizer's folder or Hub id, `words` or `characters`. The paper's: bert-base-uncased.",
 )
 
 _ASKING = (
@@ -38,8 +38,10 @@ _ASKING = (
     click.option("--concurrency", type=click.IntRange(min=1), default=8, show_default=True, help="With --endpoint."),
     click.option("--seed", type=int, default=0, show_default=True, help="Of the answers."),
     click.option("--device", default="auto", show_default=True, help="Of a local model."),
-    click.option("--price-prompt", type=click.FloatRange(min=0), help="Price of a million prompt tokens."),
-    click.option("--price-answer", type=click.FloatRange(min=0), help="Price of a million answer tokens."),
+    click.option(
+        "--price-prompt", type=click.FloatRange(min=0), help="Of a million prompt tokens, as the server counts them."
+    ),
+    click.option("--price-answer", type=click.FloatRange(min=0), help="Of a million answer tokens."),
     click.option("--work", type=FILE, help="Folder of the model's answers. Default: OUTPUT.work."),
 )
 
@@ -80,17 +82,20 @@ def _asking(command: Callable) -> Callable:
 def decompose(tasks: Path, output: Path, **options: Any) -> None:
     """Write subtasks of the hard TASKS (JSONL: id, prompt, completion, gold) to OUTPUT, each with its task's id.
 
+    How many is decided by the length rule, unless --parts does; the rule drops tasks in any case. Without --teacher
+    only running sums such as 31475= are cut, at their partial results, and lengths are in digits: --lengths 3 5 7.
+
     An answer that breaks the form is asked for again, at most --attempts times; what fails is counted by its fault. The
     same command continues after a kill, and pays for no answer twice.
     """
     from expo.weak_to_strong.supervision import decompose as step
-    from expo.weak_to_strong.supervision.lengths import PUBLISHED, LengthRule, Prices, counter
+    from expo.weak_to_strong.supervision.lengths import CHARACTERS, PUBLISHED, LengthRule, Prices, counter
 
     parts = {"rule": None, "teacher": step.FREE}.get(options["parts"], options["parts"])
     if options["parts"] == "teacher" and not options["teacher"]:
         raise click.UsageError("--parts teacher needs --teacher MODEL.")
     rule = LengthRule(*options["lengths"])
-    count = counter(options["tokenizer"] or PUBLISHED)
+    count = counter(options["tokenizer"] or (PUBLISHED if options["teacher"] else CHARACTERS))
     prices = Prices(options["price_prompt"], options["price_answer"])
     how = {"parts": None if parts is None else int(parts), "rule": rule, "count": count, "prices": prices}
     dry_run = options["dry_run"]

@@ -98,7 +98,7 @@ def tell(report: Mapping[str, Any], as_json: bool) -> None:
 
 def _text(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{word} {_text(held)}" for word, held in value.items())
+        return ", ".join(f"{word} {_text(held)}" for word, held in value.items()) or "none"
     if isinstance(value, list):
         return "; ".join(map(_text, value)) or "nothing"
     return "unknown" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

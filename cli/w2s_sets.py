@@ -30,7 +30,8 @@ _SETS = re.compile(
 def corrupt(judged: tuple[Path, ...], output: Path, outcomes: tuple[float, ...], **options: Any) -> None:
     """Write one set a rate to the folder OUTPUT: one sample of every task, of what `expo w2s judge` wrote.
 
-    Sets are nested: the wrong tasks at 10 % are wrong at 20 % too. The same seed gives the same sets.
+    Sets are nested: the wrong tasks at 10 % are wrong at 20 % too. The same seed gives the same sets. Step-wise
+    rates are those of the judge that expo w2s judge asked; the paper's were annotated by people, on 50 problems.
     """
     from expo.weak_to_strong.supervision.sets import corrupt_files
 
@@ -74,7 +75,11 @@ def corrupt(judged: tuple[Path, ...], output: Path, outcomes: tuple[float, ...],
 @JSON
 @QUIET
 def mix(hard: Path | None, subtask: Path | None, paraphrase: Path | None, output: Path, **options: Any) -> None:
-    """Write KIND.jsonl for each kind of supervision to the folder OUTPUT, for expo train sft."""
+    """Write KIND.jsonl for each kind of supervision to the folder OUTPUT, for expo train sft.
+
+    manifest.json states both error rates of every set. Step-wise ones are a judge's; the paper's were annotated by
+    people, on 50 problems.
+    """
     from expo.weak_to_strong.supervision.lengths import counter
     from expo.weak_to_strong.supervision.mix import mix as make
     from expo.weak_to_strong.supervision.mix import parts_of

@@ -17,6 +17,9 @@ def supervision(**options: Any) -> None:
     subtasks, paraphrases. Decomposition, judging and mixing were not published as code; prompts, samplers and the judge
     of steps are ours, and docs/supervision.md says where the paper did otherwise.
 
+    The paper's step-wise error rates were annotated by people, on 50 problems; these are a judge's, or on the embedded
+    task exact.
+
     RUN.yaml is a file, or the name of one that comes with expo (--list). A killed study continues in the cell it was in
     when the same command is repeated. A stage whose inputs and settings are unchanged is passed over.
     """

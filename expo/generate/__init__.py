@@ -7,7 +7,8 @@ as one, mixed token by token (see expo.generate.experts); what `load` or `load_m
 questions: JSONL path or dictionaries {id, prompt | question | messages, ...}; where no row has an id, its position
 from 0 is one. Answers are rows {id, sample, prompt | messages, response, n_tokens, finish}: `prompt` is the
 question's own, without demos and chat template; `response` is as the model wrote it (no strip), without the stop text;
-`finish` is stop | length | context | too long. They are appended as they are finished, and once all are there they
+`finish` is stop | length | context | too long; a server that tells how many tokens it read for one answer adds
+`n_prompt_tokens`. They are appended as they are finished, and once all are there they
 stand in the order of the questions, then samples. The same call continues an unfinished file.
 """
 

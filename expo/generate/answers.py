@@ -18,11 +18,22 @@ class OtherSettings(ExpoError):
 
 
 class Answer(NamedTuple):
-    """What a model wrote; finish: stop | length | context (its window was full) | too long (it was not asked)."""
+    """What a model wrote; finish: stop | length | context (its window was full) | too long (it was not asked).
+
+    n_prompt_tokens: of the request, where a server says so.
+    """
 
     response: str
     n_tokens: int | None
     finish: str
+    n_prompt_tokens: int | None = None
+
+    def row(self) -> dict[str, Any]:
+        """The answer as part of a row."""
+        found = self._asdict()
+        if self.n_prompt_tokens is None:
+            del found["n_prompt_tokens"]
+        return found
 
 
 def read_answers(source: str | Path | Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -98,7 +109,7 @@ class AnswerFile:
 
     def add(self, question: Question, sample: int, answer: Answer) -> None:
         """Append one finished answer."""
-        self.file.append({"id": question.id, "sample": sample, **question.shown(), **answer._asdict()})
+        self.file.append({"id": question.id, "sample": sample, **question.shown(), **answer.row()})
         self.done.add((question.id, sample))
 
     def put_in_order(self) -> list[dict[str, Any]]:

@@ -65,9 +65,11 @@ class Endpoint(NamedTuple):
         route, body = _request(self.model, question, samples, demos, sampling)
         reply = self._post(route, body, len(samples))
         choices = _ordered(reply["choices"])[: len(samples)]
-        alone = _tokens(reply) if len(reply["choices"]) == 1 else None
+        # Of several choices a server tells the sum alone.
+        usage = reply.get("usage") if len(reply["choices"]) == 1 else None
+        alone, asked = _tokens(usage, "completion_tokens"), _tokens(usage, "prompt_tokens")
         return [
-            (sample, Answer(cut_at_stop(_text(choice), sampling.stop), alone, _why(choice)))
+            (sample, Answer(cut_at_stop(_text(choice), sampling.stop), alone, _why(choice), asked))
             for sample, choice in zip(samples, choices, strict=False)
         ]
 
@@ -211,9 +213,8 @@ def _text(choice: Any) -> str | None:
     return "" if content is None else content if isinstance(content, str) else None
 
 
-def _tokens(reply: dict[str, Any]) -> int | None:
-    usage = reply.get("usage")
-    found = usage.get("completion_tokens") if isinstance(usage, dict) else None
+def _tokens(usage: Any, name: str) -> int | None:
+    found = usage.get(name) if isinstance(usage, dict) else None
     return found if isinstance(found, int) and not isinstance(found, bool) else None
 
 

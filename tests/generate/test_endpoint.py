@@ -44,6 +44,15 @@ def test_messages_go_to_the_chat_route(tmp_path):
     assert server.requests[0][2]["messages"] == [{"role": "user", "content": "hi?"}]
 
 
+@pytest.mark.parametrize("asked", [7, None, "7", True])
+def test_the_tokens_that_a_server_read_are_kept_where_it_tells_them(tmp_path, asked):
+    usage = {"usage": {"prompt_tokens": asked, "completion_tokens": 2}}
+    with served(lambda route, body, n: (200, {}, chat("yes") | usage)) as server:
+        _, rows = ask(server, tmp_path, questions=[{"id": 1, "question": "hi?"}], chat=True)
+    assert rows[0].get("n_prompt_tokens") == (7 if asked == 7 else None)
+    assert rows[0]["n_tokens"] == 2
+
+
 def test_a_server_that_gives_one_choice_whatever_it_is_asked_is_asked_again(tmp_path):
     with served(lambda route, body, n: (200, {}, completion(f"answer {body['seed']}"))) as server:
         report, rows = ask(server, tmp_path, sampling=THREE)

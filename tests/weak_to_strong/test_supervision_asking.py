@@ -134,6 +134,34 @@ def test_what_breaks_the_form_is_asked_again_and_counted(tmp_path):
     assert rows[0] == Task("t0/1", "Question: Easy 0?\nAnswer:", "It is 0. The answer is: 0", "0", "t0", 1)
 
 
+def test_tokens_are_those_that_the_server_bills(tmp_path):
+    """Its usage where it tells it, whatever --tokenizer says; what it does not tell is counted, or unknown."""
+    tasks, told = tasks_file(tmp_path / "tasks.jsonl", n=2), {"prompt_tokens": 1000, "completion_tokens": 10}
+
+    def reply(route, body, number):
+        return 200, {}, chat(subtasks(which(body))) | ({"usage": told} if told else {})
+
+    how = {"count": WORDS, "rule": LengthRule(2, 10, 20), "teacher": None, "prices": Prices(2.0, 10.0)}
+    with served(reply) as server:
+        spent = decompose(tasks, tmp_path / "a.jsonl", **how | {"teacher": teacher(server)})["spent"]
+        assert spent == {
+            "answers": 2, "with the server's usage": 2, "prompt tokens": 2000, "answer tokens": 20,
+            "cost": pytest.approx((2 * 2000 + 10 * 20) / 1e6),
+        }  # fmt: skip
+        assert decompose(tasks, tmp_path / "a.jsonl", **how | {"teacher": teacher(server)})["spent"] == spent
+        judged = tmp_path / "judged.jsonl"
+        samples = write(tmp_path / "s.jsonl", [{"id": "t0", "response": "It is 0."}])
+        judge_of = StepJudge(Teacher("j", endpoint=server.url, most_failed=1, attempts=1), prices=Prices(2.0, 10.0))
+        spent = judge([samples], [tasks], judged, steps=judge_of, outcome=outcome())["spent"]
+        assert (spent["prompt tokens"], spent["cost"]) == (1000, pytest.approx(2100 / 1e6)), "no tokenizer is needed"
+        told.clear()
+        spent = decompose(tasks, tmp_path / "b.jsonl", **how | {"teacher": teacher(server)})["spent"]
+        assert spent["with the server's usage"] == 0 and 100 < spent["prompt tokens"] < 1000 and spent["cost"] > 0
+        judge_of = StepJudge(Teacher("k", endpoint=server.url, most_failed=1, attempts=1), prices=Prices(2.0, 10.0))
+        spent = judge([samples], [tasks], judged, steps=judge_of, outcome=outcome())["spent"]
+        assert (spent["prompt tokens"], spent["answer tokens"], spent["cost"]) == (None, None, None)
+
+
 def test_too_many_failures_end_the_run_and_keep_the_answers(tmp_path):
     tasks = tasks_file(tmp_path / "tasks.jsonl")
     good = [False]
@@ -307,6 +335,19 @@ def test_decompose_and_judge_as_commands(tmp_path, capsys):
     assert code == 2 and "--judge MODEL" in stderr
     code, _, stderr = command(capsys, *words, "--judge", "j", "--votes", 2, "--overwrite")
     assert code == 1 and "odd" in stderr
+
+
+def test_without_a_teacher_running_sums_alone_are_cut_and_others_are_told_so_first(tmp_path, capsys):
+    sums = write(tmp_path / "sums.jsonl", [Task(0, "31475=", "34850", "0").row()])
+    words = ["w2s", "decompose", sums, "-o", tmp_path / "out.jsonl"]
+    code, _, stderr = command(capsys, *words)
+    assert code == 1 and "no solution has 401 to 1,600 tokens" in stderr and "--lengths SHORT TWO THREE" in stderr
+    code, stdout, _ = command(capsys, *words, "--lengths", 3, 5, 7, "--json")
+    assert code == 0 and json.loads(stdout)["subtasks"] == 2
+    assert [row["prompt"] for row in read(tmp_path / "out.jsonl")] == ["314=", "875="]
+    other = tasks_file(tmp_path / "tasks.jsonl")
+    code, _, stderr = command(capsys, "w2s", "decompose", other, "-o", tmp_path / "b.jsonl")
+    assert code == 1 and "is no running sum" in stderr and "--teacher MODEL" in stderr, "before any length"
 
 
 def test_a_local_teacher_that_babbles_is_counted(tmp_path, capsys):

@@ -13,7 +13,7 @@ from w2s_files import read, write
 from expo.weak_to_strong.supervision import embedded
 from expo.weak_to_strong.supervision.corrupt import corrupt
 from expo.weak_to_strong.supervision.errors import BadRate, NotEnoughSamples, Stranger
-from expo.weak_to_strong.supervision.mix import KINDS, assemble, filled, mix
+from expo.weak_to_strong.supervision.mix import KINDS, Asked, assemble, filled, mix
 from expo.weak_to_strong.supervision.rates import rates
 from expo.weak_to_strong.supervision.records import Judged, Task
 
@@ -106,8 +106,15 @@ def test_a_step_rate_out_of_reach_says_what_can_be_had():
     with pytest.raises(BadRate, match=r"the lowest that these samples give is 0\.500"):
         corrupt(rows, 1.0, steps=0.1)
     unjudged = [row._replace(steps=None) if row.id == 2 else row for row in rows]
-    with pytest.raises(BadRate, match="the steps of 2 samples are not judged"):
+    with pytest.raises(BadRate, match="no sample are judged that 1 of 4 tasks could take; the first is 2"):
         corrupt(unjudged, 1.0, steps=0.6)
+
+
+def test_samples_that_a_judge_failed_at_are_passed_over_where_a_task_has_others():
+    rows = [judged(key, number, steps) for key in range(4) for number, steps in enumerate(("1100", "0010", "1111"))]
+    some = [row._replace(steps=None) if (row.id, row.sample) == (2, 0) else row for row in rows]
+    found = corrupt(some, 1.0, steps=0.6)
+    assert found[2].sample == 1 and abs(off(found, 0.6)) <= 1
 
 
 # --- Rates -----------------------------------------------------------------------------------------------------------
@@ -180,6 +187,81 @@ def test_a_share_of_a_set_has_its_outcome_rate_within_one_sample(n, size, seed):
     share = sum(not row.result for row in rows) / len(rows)
     assert abs(sum(not row.result for row in taken) - share * size) <= 1
     assert taken == filled(rows, size, ONE, seed)
+
+
+def off(rows, rate):
+    """How many wrong steps the rows have beyond a rate, in samples as long as the longest."""
+    return sum(row.n_errors - rate * row.n_steps for row in rows) / max(row.n_steps for row in rows)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(5, 50), st.integers(1, 49), st.floats(0, 1), st.floats(0.2, 0.8), st.integers(0, 3))
+def test_a_share_of_a_set_has_the_step_rate_that_was_asked_within_one_sample(n, size, outcome, rate, seed):
+    try:
+        rows = corrupt(pool(n, seed=seed), outcome, steps=rate, seed=seed)
+    except BadRate:
+        return
+    taken = filled(rows, min(size, n), ONE, seed, Asked(outcome, rate))
+    assert abs(off(taken, rate)) <= 1 + 1e-9
+    assert abs(sum(not row.result for row in taken) - outcome * len(taken)) <= 1 + 1e-9
+
+
+def test_a_share_of_a_few_kinds_of_rows_has_their_step_rate_within_one_sample():
+    """Equal distances alone round all three borders of these four kinds in one direction: 1.4 samples too many."""
+    kinds = [(4, False, "1111"), (3, False, "0000"), (5, True, "1111"), (4, True, "0000")]
+    marks = [(right, steps) for count, right, steps in kinds for _ in range(count)]
+    rows = [judged(key, 0, steps, right=right) for key, (right, steps) in enumerate(marks)]
+    whole = sum(row.n_errors for row in rows) / sum(row.n_steps for row in rows)
+    for size in range(1, len(rows)):
+        taken = filled(rows, size, ONE, 0)
+        assert len({row.id for row in taken}) == size and abs(off(taken, whole)) <= 1
+        again = filled(rows[::-1], size, ONE, 0)
+        assert sorted(again) == sorted(taken), "the order of the file decides nothing"
+        assert abs(sum(not row.result for row in taken) - 7 / 16 * size) <= 1
+
+
+def test_repeated_rows_reach_a_rate_as_closely_as_the_rows_do_once():
+    rows = corrupt(pool(7), 0.35, seed=1)  # 2.45 wrong of 7 cannot be had: 2
+    taken = filled(rows, 7 * 9 + 3, ONE, 1)
+    assert abs(sum(not row.result for row in taken) / len(taken) - 0.35) <= 1 / 7
+
+
+@pytest.mark.parametrize(("n", "size"), [(59, 120), (967, 2000), (21, 96)])
+def test_hard_rows_with_their_paraphrases_share_the_one_sample_that_their_rate_may_miss(n, size):
+    """Half of an odd number is rounded up, and again in every copy; what fills the set makes up for it."""
+    rows = corrupt(pool(n), 0.5)
+    held = {"hard": rows, "paraphrase": [row._replace(prompt=f"so {row.prompt}") for row in rows]}
+    asked = dict.fromkeys(held, Asked(0.5))
+    taken = assemble("hard+paraphrase", held, size=size, measure=ONE, seed=0, asked=asked)
+    assert len(taken) == size and abs(sum(not row.result for row in taken) - size / 2) <= 1
+
+
+def test_every_set_of_the_shipped_study_has_the_rates_asked_within_one_sample():
+    """Real samples of the embedded teachers; the grid's cells, at the size that they are trained at."""
+    from expo import toy
+    from expo.weak_to_strong.running_sum import row
+    from expo.weak_to_strong.supervision.records import parse_task
+
+    tasks = [parse_task(row(key, one)) for key, one in enumerate(toy.draw(5, 200, "train", 0))]
+    drawn = [
+        (task, embedded.sample(task, f"t{slip}", slip, n, 0)) for task in tasks for slip in (0.2, 0.5) for n in range(8)
+    ]
+    found = [
+        Judged(
+            task.id, one["sample"], task.prompt, one["response"], one["response"][-1] == task.gold,
+            embedded.verdicts(task.prompt, one["response"]), teacher=one["teacher"],
+        )
+        for task, one in drawn
+    ]  # fmt: skip
+    for outcome, rate in ((0.2, None), (0.5, None), (0.9, 0.25), (0.9, 0.4), (0.9, 0.55)):
+        rows = corrupt(found, outcome, steps=rate, only_pairs=True)
+        for size in (100, 333, 400):
+            taken = assemble(
+                "hard", {"hard": rows}, size=size, measure=ONE, seed=0, asked={"hard": Asked(outcome, rate)}
+            )
+            room = max(1, size / len(rows))  # a repeated sample counts as often as it stands there
+            assert abs(sum(not one.result for one in taken) - outcome * size) <= room
+            assert rate is None or abs(off(taken, rate)) <= room
 
 
 def test_strangers_are_refused(tmp_path):
@@ -279,6 +361,17 @@ def test_corrupt_and_mix_on_files(files, tmp_path, capsys):
     from expo.train.rows import completions, read_rows
 
     assert len(completions(read_rows(tmp_path / "mix/hard+subtask.jsonl")).rows) == 40, "a trainer reads them"
+
+
+def test_rates_that_lie_close_together_have_sets_of_their_own(files, tmp_path, capsys):
+    rates = (0, 1 / 3, 0.3333333, 0.5, 1)
+    words = ["w2s", "corrupt", files / "hard.jsonl", "-o", tmp_path / "out"]
+    code, stdout, _ = command(capsys, *words, *(word for rate in rates for word in ("--outcome", rate)), "--json")
+    assert code == 0 and [told["asked"]["outcome"] for told in json.loads(stdout)["sets"].values()] == list(rates)
+    assert {path.name for path in (tmp_path / "out").glob("*.jsonl")} == {
+        "outcome-0.jsonl", "outcome-0.3333333333333333.jsonl", "outcome-0.3333333.jsonl", "outcome-0.5.jsonl",
+        "outcome-1.jsonl",
+    }  # fmt: skip
 
 
 def test_bad_rates_and_strangers_end_in_one_clear_line(files, tmp_path, capsys):

@@ -15,7 +15,7 @@ from expo.weak_to_strong.supervision.corrupt import corrupt, paired, wrong_count
 from expo.weak_to_strong.supervision.decompose import decompose
 from expo.weak_to_strong.supervision.judge import NO_STEPS, Outcome, judge
 from expo.weak_to_strong.supervision.lengths import LengthRule, Prices, counter
-from expo.weak_to_strong.supervision.mix import BOTH, HARD, PARAPHRASE, SUBTASK, Measure, assemble, manifest_of
+from expo.weak_to_strong.supervision.mix import BOTH, HARD, PARAPHRASE, SUBTASK, Asked, Measure, assemble, manifest_of
 from expo.weak_to_strong.supervision.rates import NOTE, rates
 from expo.weak_to_strong.supervision.records import Judged, belong, grouped, open_judged, open_tasks
 from expo.weak_to_strong.supervision.runfile import SupervisionFile, TeacherSettings
@@ -236,7 +236,8 @@ def rows_stage(run: SupervisionFile, cell: Cell, folder: Path, inputs: Inputs) -
     if run.grid.equal != "none":
         size = run.grid.size or 2 * sum(_measured(task, tokens) for task in open_tasks(inputs["tasks"]))
     kind = HARD if cell.kind == WEAKER else cell.kind
-    rows = assemble(kind, parts, size=size, measure=measure, seed=run.seed)
+    asked = {"hard": Asked(cell.hard, cell.steps), "subtask": Asked(cell.subtask), "paraphrase": Asked(cell.hard)}
+    rows = assemble(kind, parts, size=size, measure=measure, seed=run.seed, asked=asked)
     write_rows(folder / "rows.jsonl", (one.row() for one in rows))
     return facts | manifest_of(rows, tokens)
 

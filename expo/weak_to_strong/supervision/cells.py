@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from expo.weak_to_strong.supervision.corrupt import shown
 from expo.weak_to_strong.supervision.mix import BOTH, HARD, PARAPHRASE, SUBTASK
 from expo.weak_to_strong.supervision.runfile import Grid
 
@@ -33,7 +34,7 @@ class Cell(NamedTuple):
 
 def set_name(part: str, outcome: float, steps: float | None = None) -> str:
     """What a corrupted set is called."""
-    return f"{part}-{outcome:g}" + ("" if steps is None else f"-steps-{steps:g}")
+    return f"{part}-{shown(outcome)}" + ("" if steps is None else f"-steps-{shown(steps)}")
 
 
 def cells_of(grid: Grid, teachers: tuple[str, ...] = ()) -> list[Cell]:

@@ -21,8 +21,8 @@ def corrupt(
     """One sample of each task, so that round(outcome * tasks) of them are wrong; in the order of the tasks.
 
     steps: the wanted share of wrong steps, reached within one sample by choosing among each task's samples (and so
-    among teachers). only_pairs: leave out the tasks that have not both a correct and an incorrect sample, as the
-    published pairs do. Raises BadRate, NotEnoughSamples.
+    among teachers) whose steps were judged. only_pairs: leave out the tasks that have not both a correct and an
+    incorrect sample, as the published pairs do. Raises BadRate, NotEnoughSamples.
     """
     check_rate("outcome error rate", outcome)
     kept = paired(samples) if only_pairs else None
@@ -45,6 +45,11 @@ def check_rate(name: str, rate: float) -> None:
     """Raise BadRate unless it is a number from 0 to 1."""
     if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate <= 1:
         raise BadRate(f"{name}: {rate!r} is not a number from 0 to 1 (20 % is 0.2).")
+
+
+def shown(rate: float) -> str:
+    """A rate as part of a name: as short as it can be without meaning another rate."""
+    return f"{rate:g}" if float(f"{rate:g}") == rate else repr(float(rate))
 
 
 def wrong_count(outcome: float, n: int) -> int:
@@ -90,12 +95,15 @@ def _at_step_rate(candidates: dict[Any, list[Judged]], rate: float, seed: int) -
     samples are about equally wrong, rather than some perfect and some hopeless. What is left is mended at the end.
     """
     check_rate("step-wise error rate", rate)
-    unjudged = sum(one.steps is None for held in candidates.values() for one in held)
-    if unjudged:
+    judged = {key: [one for one in held if one.steps is not None] for key, held in candidates.items()}
+    bare = [key for key, held in judged.items() if not held]
+    if bare:
         raise BadRate(
-            f"step-wise error rate {rate:g}: the steps of {unjudged:,} samples are not judged.\n"
-            "To judge them: expo w2s judge --steps RULE or --judge MODEL."
+            f"step-wise error rate {rate:g}: the steps of no sample are judged that {len(bare):,} of {len(judged):,} "
+            f"tasks could take; the first is {bare[0]!r}.\n"
+            "To judge them: expo w2s judge --steps RULE or --judge MODEL; what a judge failed at, with more --attempts."
         )
+    candidates = judged
     _check_reach(list(candidates.values()), rate)
     order = sorted(candidates, key=lambda key: text_hash(str(seed), str(key), "steps"))
     taken, total = {}, 0.0

@@ -42,6 +42,8 @@ def decompose(
     Raises RowError, TeacherFailed.
     """
     rows = open_tasks(tasks)
+    if teacher is None:
+        _check_running_sums(rows)
     numbers = {task.id: rule.parts(count(task.completion)) for task in rows}
     kept = {key: number if parts is None else parts for key, number in numbers.items() if number}
     told: dict[str, Any] = {
@@ -51,7 +53,8 @@ def decompose(
         "parts asked for": dict(Counter("2 or 3" if n == FREE else str(n) for n in kept.values())),
     }
     if not kept:
-        raise RowError(tasks, f"no solution has {rule.short + 1:,} to {rule.three:,} tokens, so no task is left.")
+        fault = f"no solution has {rule.short + 1:,} to {rule.three:,} tokens, so no task is left."
+        raise RowError(tasks, fault, "The length rule is changed by --lengths SHORT TWO THREE.")
     if dry_run and teacher:
         requests = {key: ask_decompose(rows[key], number or None) for key, number in kept.items()}
         return told | {"teacher": teacher.record(), "would ask": planned(requests, count, prices)}
@@ -64,15 +67,23 @@ def decompose(
     return told | {"subtasks": made, "tasks with subtasks": len({one.task for one in found})}
 
 
+def _check_running_sums(rows: Keyed[Task]) -> None:
+    for key in rows.numbers:
+        try:
+            embedded.terms_of(rows[key].prompt)
+        except ValueError as error:
+            remedy = "Only the embedded task is cut by a rule; for others name a teacher: --teacher MODEL."
+            raise RowError(rows.where(key), f"{error}.", remedy) from error
+
+
 def by_rule(rows: Keyed[Task], kept: dict[Any, int]) -> list[Task]:
-    """Running sums cut by their partial results. RowError names what is no running sum."""
+    """Running sums cut by their partial results. RowError names one that is too short."""
     found: list[Task] = []
     for key, number in kept.items():
         try:
             found += embedded.cut(rows[key], number or 2)
         except ValueError as error:
-            remedy = "Only the embedded task is cut by a rule; for others name a teacher: --teacher MODEL."
-            raise RowError(rows.where(key), f"{error}.", remedy) from error
+            raise RowError(rows.where(key), f"{error}.", "Ask for fewer: --parts 2, or other --lengths.") from error
     return found
 
 

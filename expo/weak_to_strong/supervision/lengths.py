@@ -11,7 +11,7 @@ from expo.errors import ExpoError
 from expo.weak_to_strong.supervision.errors import BadNumber
 
 Count = Callable[[str], int]
-WORDS = "words"
+WORDS, CHARACTERS = "words", "characters"
 PUBLISHED = "bert-base-uncased"
 
 
@@ -39,7 +39,9 @@ PUBLISHED_RULE = LengthRule()
 
 
 def counter(tokenizer: str) -> Count:
-    """The function that counts a text's tokens. tokenizer: a folder or Hub id, or `words` for what spaces divide."""
+    """The function that counts a text's tokens. tokenizer: a folder, a Hub id, or `words` (at spaces), `characters`."""
+    if tokenizer == CHARACTERS:
+        return len
     if tokenizer == WORDS:
         return lambda text: len(text.split())
     from transformers import AutoTokenizer
@@ -73,18 +75,24 @@ UNPRICED = Prices()
 
 
 def spent(prompts: list[str], rows: list[dict[str, Any]], count: Count | None, prices: Prices) -> dict[str, Any]:
-    """What asking cost: calls, tokens of prompts and answers, money.
+    """What asking cost: answers, tokens of prompts and answers, money.
 
-    Answers' tokens are the teacher's own count where it gives one; what it does not give is counted by `count`.
+    Tokens are the teacher's own count where it gives one (a server's usage, which is what it bills); what it does not
+    give is counted by `count`, and unknown without that. A prompt that was refused as too long costs nothing.
     """
-    answered = [row.get("n_tokens") for row in rows]
-    told: dict[str, Any] = {"answers": len(rows)}
-    if count is None and None in answered:
-        return told | {"prompt tokens": None, "answer tokens": None, "cost": None}
-    n_answer = sum(
-        n if n is not None else count(row["response"])
-        for n, row in zip(answered, rows, strict=True)  # type: ignore
-    )
-    n_prompt = sum(map(count, prompts)) if count else None
-    told |= {"prompt tokens": n_prompt, "answer tokens": n_answer}
-    return told | {"cost": prices.of(n_prompt or 0, n_answer) if count else None}
+    asked = [0 if row.get("finish") == "too long" else row.get("n_prompt_tokens") for row in rows]
+    n_prompt = _sum(asked, prompts, count)
+    n_answer = _sum([row.get("n_tokens") for row in rows], [row["response"] for row in rows], count)
+    return {
+        "answers": len(rows),
+        "with the server's usage": sum("n_prompt_tokens" in row for row in rows),
+        "prompt tokens": n_prompt,
+        "answer tokens": n_answer,
+        "cost": None if n_prompt is None or n_answer is None else prices.of(n_prompt, n_answer),
+    }
+
+
+def _sum(told: list[int | None], texts: list[str], count: Count | None) -> int | None:
+    if count is None:
+        return None if None in told else sum(told)  # type: ignore[arg-type]
+    return sum(count(text) if n is None else n for n, text in zip(told, texts, strict=True))

@@ -6,10 +6,11 @@ Sizes are rows or tokens. Mixed sets of a wanted size are half and half. `least`
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from expo.weak_to_strong.keyed import write_rows, write_text
 from expo.weak_to_strong.provenance import text_hash
+from expo.weak_to_strong.supervision.corrupt import wrong_count
 from expo.weak_to_strong.supervision.errors import Stranger
 from expo.weak_to_strong.supervision.rates import NOTE, rates
 from expo.weak_to_strong.supervision.records import Judged, belong
@@ -21,6 +22,16 @@ Equal = Literal["none", "counts", "tokens"]
 To = Literal["least", "most"]
 Parts = Mapping[str, Sequence[Judged]]  # hard, subtask, paraphrase -> rows
 _TRIED = 16  # numbers of rows around the expected one, of which the one nearest to a wanted sum is taken
+
+
+class Asked(NamedTuple):
+    """The error rates that a part was made for; None where none was asked."""
+
+    outcome: float | None = None
+    steps: float | None = None
+
+
+OWN = Asked()
 
 
 def parts_of(kind: str) -> tuple[str, ...]:
@@ -64,20 +75,35 @@ def size_of(kind: str, parts: Parts, measure: Measure, to: To) -> int:
     return 2 * (min(sizes) if to == "least" else sizes[0])
 
 
-def assemble(kind: str, parts: Parts, *, size: int | None, measure: Measure, seed: int) -> list[Judged]:
-    """The rows of one set. size: in what `measure` counts, shared equally by its parts; None takes every row once."""
+def assemble(
+    kind: str, parts: Parts, *, size: int | None, measure: Measure, seed: int, asked: Mapping[str, Asked] | None = None
+) -> list[Judged]:
+    """The rows of one set. size: in what `measure` counts, shared equally by its parts; None takes every row once.
+
+    asked: the rates that were asked of each part; without them a part keeps its own. A part and its paraphrases share
+    the one sample by which they may miss their rate.
+    """
     names = parts_of(kind)
     if size is None:
         return [one for name in names for one in parts[name]]
     shares = [size // len(names) + (number < size % len(names)) for number in range(len(names))]
-    return [one for name, share in zip(names, shares, strict=True) for one in filled(parts[name], share, measure, seed)]
+    room = 1 / len(names) if kind == PARAPHRASE else 1
+    return [
+        one
+        for name, share in zip(names, shares, strict=True)
+        for one in filled(parts[name], share, measure, seed, (asked or {}).get(name, OWN), room)
+    ]
 
 
-def filled(rows: Sequence[Judged], size: int, measure: Measure, seed: int) -> list[Judged]:
+def filled(
+    rows: Sequence[Judged], size: int, measure: Measure, seed: int, asked: Asked = OWN, room: float = 1
+) -> list[Judged]:
     """Rows that sum to about `size`, in their order: whole copies first, then an even share of every kind of row.
 
     The share is taken at equal distances from the rows sorted by outcome and by wrong steps, and by a hash where these
-    are equal, so that a part of a set has the whole one's rates within one sample.
+    are equal; where that misses a rate (the one asked, or the whole set's) by more than a sample (of wrong outcomes by
+    more than `room`), the share is mended. So a part of a set has both rates within one sample; where rows stand there
+    several times, one different sample counts as often.
     """
     whole = sum(map(measure, rows))
     if not whole:
@@ -88,7 +114,10 @@ def filled(rows: Sequence[Judged], size: int, measure: Measure, seed: int) -> li
     near = range(max(0, guess - _TRIED), min(len(rows), guess + _TRIED) + 1)
     shares = {count: _evenly(order, count) for count in near}
     best = min(near, key=lambda count: (abs(sum(measure(rows[n]) for n in shares[count]) - rest), count))
-    return list(rows) * copies + [rows[number] for number in sorted(shares[best])]
+    share = shares[best]
+    if asked.outcome is not None:
+        share = _at_outcome(share, order, rows, copies, asked.outcome, room)
+    return list(rows) * copies + [rows[number] for number in sorted(_mended(share, order, rows, asked.steps))]
 
 
 def _place(one: Judged, seed: int) -> tuple:
@@ -98,6 +127,46 @@ def _place(one: Judged, seed: int) -> tuple:
 def _evenly(order: Sequence[int], count: int) -> list[int]:
     """`count` of them at equal distances."""
     return [order[(2 * number + 1) * len(order) // (2 * count)] for number in range(count)]
+
+
+def _at_outcome(
+    share: Sequence[int], order: Sequence[int], rows: Sequence[Judged], copies: int, outcome: float, room: float
+) -> Sequence[int]:
+    """The share; where with the copies before it the set misses its rate, one with as many wrong ones as it takes."""
+    wrong, right = ([n for n in order if rows[n].result == result] for result in (False, True))
+    size, before = copies * len(rows) + len(share), copies * len(wrong)
+    if abs(before + sum(not rows[n].result for n in share) - outcome * size) <= room + 1e-9:
+        return share
+    count = max(0, len(share) - len(right), wrong_count(outcome, size) - before)
+    count = min(count, len(wrong), len(share))
+    return [*_evenly(wrong, count), *_evenly(right, len(share) - count)]
+
+
+def _mended(share: Sequence[int], order: Sequence[int], rows: Sequence[Judged], steps: float | None) -> list[int]:
+    """The share with its wrong steps within one sample of the rate.
+
+    The two rows of one outcome, one of them taken, that lie furthest apart in the right direction are exchanged. No
+    exchange moves more than the longest sample, so none makes it worse; with none left, what is over is the rounding
+    of the outcomes: half a sample.
+    """
+    if steps is None:
+        steps = sum(one.n_errors for one in rows) / max(1, sum(one.n_steps for one in rows))
+    room = max(one.n_steps for one in rows) + 1e-9
+    beyond = [one.n_errors - steps * one.n_steps for one in rows]
+    taken = set(share)
+    while abs(total := sum(beyond[n] for n in order if n in taken)) > room:
+        signed = [value if total > 0 else -value for value in beyond]
+        pairs = []
+        for outcome in (False, True):
+            inside = [n for n in order if rows[n].result == outcome and n in taken]
+            outside = [n for n in order if rows[n].result == outcome and n not in taken]
+            if inside and outside:
+                pairs.append((max(inside, key=signed.__getitem__), min(outside, key=signed.__getitem__)))
+        old, new = max(pairs, key=lambda pair: signed[pair[0]] - signed[pair[1]], default=(0, 0))
+        if signed[old] <= signed[new]:  # a rate that is not this set's
+            break
+        taken = (taken - {old}) | {new}
+    return list(taken)
 
 
 def mix(

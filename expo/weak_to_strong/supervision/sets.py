@@ -8,7 +8,7 @@ from typing import Any
 from expo.weak_to_strong.errors import RowError
 from expo.weak_to_strong.keyed import write_rows, write_text
 from expo.weak_to_strong.provenance import hash_of
-from expo.weak_to_strong.supervision.corrupt import check_rate, corrupt, wrong_count
+from expo.weak_to_strong.supervision.corrupt import check_rate, corrupt, shown, wrong_count
 from expo.weak_to_strong.supervision.errors import BadRate
 from expo.weak_to_strong.supervision.rates import NOTE, by_teacher, rates
 from expo.weak_to_strong.supervision.records import Judged, open_judged, open_tasks
@@ -66,7 +66,7 @@ def _check(outcomes: Sequence[float], steps: Sequence[float]) -> None:
 
 def file_name(outcome: float, steps: float | None) -> str:
     """What a set is called."""
-    return f"outcome-{outcome:g}" + ("" if steps is None else f"-steps-{steps:g}")
+    return f"outcome-{shown(outcome)}" + ("" if steps is None else f"-steps-{shown(steps)}")
 
 
 def manifest_of(rows: Sequence[Judged], outcome: float, steps: float | None) -> dict[str, Any]:

@@ -10,13 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from expo.checkpoint.source import looks_local
-from expo.errors import ExpoError
 from expo.weak_to_strong import ensemble_stages as stages_of
 from expo.weak_to_strong.boosting import PRIORS
 from expo.weak_to_strong.ensemble_run import Boost, BoostRun, EnsembleRun
 from expo.weak_to_strong.errors import RunFileError
 from expo.weak_to_strong.labels import answering_settings
+from expo.weak_to_strong.named import missing_files, missing_models, unknown_scoring
 from expo.weak_to_strong.pool import POOL
 from expo.weak_to_strong.runfile import set_key, validated
 from expo.weak_to_strong.stages import Input, Of, Stage
@@ -66,20 +65,8 @@ def check(run: EnsembleRun) -> None:
 
 
 def _check_names(run: BoostRun, files: list[str]) -> None:
-    from expo.evaluate import extractor, judge
-
-    problems = []
-    for look, name in ((extractor, run.extraction), (judge, run.equivalence)):
-        try:
-            look(name)
-        except ExpoError as error:
-            problems.append(str(error))
-    problems += [f"{path}: no such file." for path in files if not Path(path).is_file()]
-    for name in dict.fromkeys((run.weak, getattr(run, "strong", ""))):
-        path = Path(name).expanduser()
-        # BASE+ADAPTER and a revision on the Hub are left to the stage that loads them.
-        if name and not set("+@") & set(name) and looks_local(path) and not path.exists():
-            problems.append(f"{name}: no such model.")
+    problems = unknown_scoring(run.extraction, run.equivalence) + missing_files(files)
+    problems += missing_models((run.weak, getattr(run, "strong", "")))
     if problems:
         raise RunFileError("\n".join(problems))
 

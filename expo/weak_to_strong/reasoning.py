@@ -9,11 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from expo.checkpoint.source import looks_local
-from expo.errors import ExpoError, nearest
+from expo.errors import nearest
 from expo.weak_to_strong import actions
 from expo.weak_to_strong.errors import RunFileError
 from expo.weak_to_strong.labels import RESULTS
+from expo.weak_to_strong.named import missing_files, missing_models, unknown_scoring
 from expo.weak_to_strong.questions import DATA_SETS
 from expo.weak_to_strong.runfile import RunFile, Weak
 from expo.weak_to_strong.stages import Input, Of, Stage
@@ -31,25 +31,13 @@ def build(run: RunFile) -> list[Stage]:
 
 def check(run: RunFile) -> None:
     """Raise RunFileError with all that would stop a run in its middle: absent files, an unknown extraction or judge."""
-    from expo.evaluate import extractor, judge
     from expo.weak_to_strong.running_sum import shortages
 
-    problems = []
-    for look, name in ((extractor, run.extraction), (judge, run.equivalence)):
-        try:
-            look(name)
-        except ExpoError as error:
-            problems.append(str(error))
     asked = run.data.model_dump().values() if run.data else ()
     files = [*asked, run.demos.file, *run.given.values()]
     missing = [path for path in files if path and not Path(path).exists()]
-    problems += [f"{path}: no such file." for path in missing]
     models = [run.strong, *(one.model for one in run.weak), *(name for one in run.adapters for name in one.adapters)]
-    for name in dict.fromkeys(models):
-        path = Path(name).expanduser()
-        # BASE+ADAPTER and a revision on the Hub are left to the stage that loads them.
-        if name and not set("+@") & set(name) and looks_local(path) and not path.exists():
-            problems.append(f"{name}: no such model.")
+    problems = unknown_scoring(run.extraction, run.equivalence) + missing_files(missing) + missing_models(models)
     problems += shortages(run) if run.embedded else []
     if missing and run.name in DATA_SETS:
         problems.append(f"To make the questions: expo w2s data {run.name} -o {Path(missing[0]).parent}.")

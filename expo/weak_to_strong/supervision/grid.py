@@ -9,10 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from expo.checkpoint.source import looks_local
-from expo.errors import ExpoError
 from expo.weak_to_strong.errors import RunFileError
 from expo.weak_to_strong.labels import answering_settings
+from expo.weak_to_strong.named import missing_files, missing_models, unknown_scoring
 from expo.weak_to_strong.stages import Input, Of, Stage
 from expo.weak_to_strong.supervision import actions
 from expo.weak_to_strong.supervision.cells import WEAKER, Cell, cells_of, set_name
@@ -30,24 +29,14 @@ def build(run: SupervisionFile) -> list[Stage]:
 
 def check(run: SupervisionFile) -> None:
     """Raise RunFileError with all that would stop a study in its middle."""
-    from expo.evaluate import extractor, judge
-
-    problems = []
-    for look, name in ((extractor, run.extraction), (judge, run.equivalence)):
-        try:
-            look(name)
-        except ExpoError as error:
-            problems.append(str(error))
     files = [*run.tests.values(), *([run.first.data] if run.first else [])]
     if run.data:
         told = run.data
         files += [told.tasks, told.subtasks, told.paraphrases, *told.samples.values(), *told.subtask_samples.values()]
-    problems += [f"{path}: no such file." for path in files if path and not Path(path).exists()]
+    problems = unknown_scoring(run.extraction, run.equivalence) + missing_files(files)
     if run.released and run.first and not Path(run.first.data).exists():
         problems.append(f"To make the first stage's data: expo w2s data easy-math -o {Path(run.first.data).parent}.")
-    base = Path(run.base).expanduser()
-    if run.base and not set("+@") & set(run.base) and looks_local(base) and not base.exists():
-        problems.append(f"{run.base}: no such model.")
+    problems += missing_models([run.base])
     problems += _shortages(run) if run.embedded else _lacking(run)
     if problems:
         raise RunFileError("\n".join(problems))

@@ -133,7 +133,12 @@ def test_a_file_that_was_cut_is_an_error(read_from):
 @pytest.mark.parametrize(
     "options, token, error, words",
     [
-        ({"gated": True}, TOKEN, HubAccessDenied, ["no access", "https://huggingface.co/org/m", "hf auth login"]),
+        (
+            {"gated": True},
+            TOKEN,
+            HubAccessDenied,
+            ["no access", "Ask for it at http://127.0.0.1:", "/org/m, then ", "hf auth login"],
+        ),
         ({"gated": True}, None, HubAccessDenied, ["gated, and no token is set", "hf auth login"]),
         ({"private": True}, None, HubRepositoryNotFound, ["private", "hf auth login"]),
         ({}, "hf_" + "x" * 30, HubAccessDenied, ["does not know this token"]),

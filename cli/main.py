@@ -34,7 +34,7 @@ COMMANDS = {
     "generate": ("expo.cli.generate", "Let a model, local or behind an endpoint, answer questions; resumable."),
     "search": ("expo.cli.search", "Choose alpha, or anything in a recipe, by evidence; no try is written to disk."),
     "eval": ("expo.cli.eval", "Accuracy, pass@k and paired differences of models on questions with answers."),
-    "w2s": ("expo.cli.w2s", "Weak-to-strong reasoning: a whole pipeline, or its single steps on JSONL files."),
+    "w2s": ("expo.cli.w2s", "Weak-to-strong learning: whole pipelines, or their single steps on JSONL files."),
     "demo": ("expo.cli.demo", "Train two toy models, extrapolate, and see whether it helped (half a minute)."),
 }
 

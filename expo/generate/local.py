@@ -11,6 +11,7 @@ from expo.checkpoint.source import resolve
 from expo.checkpoint.spec import Source
 from expo.errors import ExpoError
 from expo.generate.prompts import Demo, Question, rendered
+from expo.generate.sizes import window_of
 
 _SAMPLE = 1 << 16  # bytes of a weight file that are hashed at its start, middle and end
 _PREFIX = 8  # tokens of the prompt that are decoded with an answer: some tokenizers drop the first space of a text
@@ -48,8 +49,7 @@ class LocalModel:
     @property
     def context(self) -> int | None:
         """Tokens that fit into the model's window, None where its config does not say."""
-        found = getattr(self.config.get_text_config(), "max_position_embeddings", None)
-        return found if isinstance(found, int) and found > 0 else None
+        return window_of(self.config)
 
     @cached_property
     def ends(self) -> set[int]:

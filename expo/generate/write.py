@@ -1,7 +1,6 @@
 """A local model's answers: prompts become tasks, tasks become batches, rows become text with its stops cut off."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from expo.errors import ExpoError
@@ -10,6 +9,7 @@ from expo.generate.batches import Task, batches, default_batch_tokens
 from expo.generate.memory import OutOfMemory, free_memory, is_out_of_memory
 from expo.generate.prompts import Demo, Question
 from expo.generate.sampling import Sampling
+from expo.generate.sizes import threads_for
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 _WINDOW_MARGIN = 16  # tokens that are decoded again beside those that a stop text may span
 _SHOWN = 5
-_SMALL = 5_000_000  # parameters below which threads only wait for each other (measured: 10 times slower on two cores)
 
 
 class PromptTooLong(ExpoError):
@@ -79,14 +78,12 @@ def write_answers(
 ) -> Iterator[tuple[Task, Answer]]:
     """Every task with its answer, as soon as it is finished."""
     from expo.generate.decode import Member
-    from expo.ops import one_thread
 
     if not tasks:
         return
     members = [Member(model) for model in local.models]
     room = batch_tokens or default_batch_tokens(local.models)
-    small = all(one.device.type == "cpu" and one.model.num_parameters() < _SMALL for one in members)
-    with one_thread() if small else nullcontext():
+    with threads_for(local.models):
         for batch in batches(tasks, room, padded=all(member.by_row for member in members)):
             yield from _batch(local, members, batch, sampling)
 

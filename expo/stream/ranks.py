@@ -14,6 +14,7 @@ from typing import Any
 
 from expo.errors import DataError, ExpoError, Interrupted, RankError, RankGone, again
 from expo.launcher import Place, check_rendezvous, place
+from expo.planning.identity import fingerprint
 from expo.planning.jobs import Plan
 from expo.stream.pieces import Piece, byte_range
 from expo.version import __version__
@@ -41,7 +42,7 @@ class World:
         """What each rank gets from `act`; raises the same ExpoError on all where it failed on one."""
         return [act()]
 
-    def agree(self, plan: Plan, fingerprint: str) -> None:
+    def agree(self, plan: Plan) -> None:
         """Raise RankError where a process has another recipe, other inputs or another version of expo."""
 
     def share(self, plan: Plan, batches: Sequence[list[Piece]]) -> list[list[Piece]]:
@@ -104,9 +105,9 @@ class Ranks(World):
             raise min(failures, key=lambda failed: (not isinstance(failed, DataError), isinstance(failed, Interrupted)))
         return [value for value, _ in outcomes]
 
-    def agree(self, plan: Plan, fingerprint: str) -> None:
+    def agree(self, plan: Plan) -> None:
         """Raise RankError where a process has another recipe, other inputs or another version of expo."""
-        told = self.gather((fingerprint, __version__, plan.recipe.record(), os.uname().nodename))
+        told = self.gather((fingerprint(plan), __version__, plan.recipe.record(), os.uname().nodename))
         odd = next((rank for rank, other in enumerate(told) if other[0] != told[0][0]), None)
         if odd is not None:
             parts = {1: "another version of expo", 2: "another recipe"}

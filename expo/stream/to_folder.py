@@ -21,7 +21,7 @@ from expo.output.manifest import NAME, as_text, manifest, read_manifest
 from expo.output.sidecars import copy_side_files
 from expo.output.tokenizer import write_tokenizer
 from expo.planning.budget import check_memory, default_threads
-from expo.planning.identity import check_output, fingerprint, records_after_reading
+from expo.planning.identity import check_output, records_after_reading
 from expo.planning.jobs import Plan
 from expo.stream.delivery import ToFolder, delivery_of
 from expo.stream.lane import Settings
@@ -67,7 +67,7 @@ def run(
     if threads is not None and threads < 1:
         raise RecipeError(f"threads must be at least 1, not {threads}.")
     ranks = world()
-    ranks.agree(plan, fingerprint(plan))
+    ranks.agree(plan)
     READ_AHEAD.connections = connections
     settings = settings_for(plan, device, checks=checks)
     delivery = delivery_of(plan, output, overwrite, target)

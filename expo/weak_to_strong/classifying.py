@@ -1,17 +1,16 @@
 """Class probabilities of texts, by a classifier that `expo train classify` made; or by several, alpha by alpha."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from expo.generate.sizes import threads_for, window_of
 from expo.weak_to_strong.errors import BoostingError
 
 _TOKENS = 16_384  # at a time
-_SMALL = 5_000_000  # parameters below which threads only wait for each other
 
 
 def probabilities(
@@ -25,13 +24,11 @@ def probabilities(
     import torch
 
     from expo.evaluate.teacher_forced import by_length
-    from expo.ops import one_thread
 
     loaded, tokenizer = _load(model, labels, settings, device)
     ids = _encoded(loaded, tokenizer, rows, settings, str(model))
     out = np.empty((len(rows), len(labels)))
-    small = loaded.num_parameters() < _SMALL
-    with torch.inference_mode(), one_thread() if small else nullcontext():
+    with torch.inference_mode(), threads_for([loaded]):
         for batch in by_length([len(one) for one in ids], _TOKENS):
             out[batch] = _read(loaded, [ids[i] for i in batch])
     if not np.isfinite(out).all():
@@ -69,7 +66,7 @@ def _encoded(loaded: Any, tokenizer: Any, rows: Sequence[Mapping], settings: Any
     from expo.train.encode import Limits, encode_labelled
     from expo.train.rows import Labelled
 
-    context = getattr(loaded.config.get_text_config(), "max_position_embeddings", None)
+    context = window_of(loaded.config)
     most = min(found for found in (settings.max_length, context, 1 << 30) if found)
     told = [Labelled(str(row.get("id", i)), row["text"], 0) for i, row in enumerate(rows)]
     policy = "truncate" if settings.too_long == "truncate" else "error"

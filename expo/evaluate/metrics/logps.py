@@ -1,13 +1,12 @@
 """log p of completions under a live model, by the trainers' own encoding and head. Knows no files."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 from expo.evaluate.metrics.halving import default_tokens, in_batches
+from expo.generate.sizes import threads_for, window_of
 from expo.train.encode import Limits, Taught
 
-SMALL = 5_000_000  # parameters below which threads only wait for each other
 _NO_LIMIT = 1 << 40  # tokens: a config that states no window
 _LOGITS_ON_CPU = 1 << 20  # at a time: 4 MiB of them in float32
 
@@ -21,8 +20,7 @@ class LogP(NamedTuple):
 
 def limits_of(model: Any) -> Limits:
     """As many tokens as the model's window has; longer examples are errors, never cut."""
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    context = context if isinstance(context, int) and context > 0 else None
+    context = window_of(model.config)
     return Limits(context or _NO_LIMIT, "error", context)
 
 
@@ -30,7 +28,6 @@ def completion_logps(model: Any, tokenizer: Any, taught: Sequence[Taught], batch
     """A LogP for each encoded completion, in their order. Raises OutOfMemory."""
     import torch
 
-    from expo.ops import one_thread
     from expo.train.exact import batch_of
     from expo.train.head import teaching
     from expo.train.load import filler_of
@@ -44,7 +41,6 @@ def completion_logps(model: Any, tokenizer: Any, taught: Sequence[Taught], batch
         sums = model(**inputs)["logps"].to(torch.float64).sum(-1).tolist()
         return [LogP(total, len(row.ids) - row.n_prompt) for total, row in zip(sums, rows, strict=True)]
 
-    small = on_cpu and model.num_parameters() < SMALL
-    with one_thread() if small else nullcontext(), teaching(model, _LOGITS_ON_CPU if on_cpu else None):
+    with threads_for([model]), teaching(model, _LOGITS_ON_CPU if on_cpu else None):
         tokens = batch_tokens or default_tokens(model)
         return in_batches(taught, lambda row: len(row.ids), run, tokens=tokens)

@@ -7,6 +7,7 @@ from expo.errors import ExpoError
 from expo.evaluate.metrics.halving import default_tokens, in_batches
 from expo.evaluate.metrics.metric import MetricError
 from expo.generate.prompts import NoChatTemplate
+from expo.generate.sizes import window_of
 
 Chat = tuple[Any, list[dict[str, Any]]]  # an example's id, and its messages
 
@@ -85,7 +86,7 @@ class Rewarder:
         begin = self.tokenizer.bos_token_id
         if begin is not None and ids[:1] != [begin] and self.tokenizer("a")["input_ids"][:1] == [begin]:
             ids = [begin, *ids]
-        window = getattr(self.config.get_text_config(), "max_position_embeddings", None)
+        window = window_of(self.config)
         if window and len(ids) > window:
             raise RewardError(
                 f"{key}: question and answer have {len(ids):,} tokens, and {self.source.label} reads {window:,}.\n"

@@ -1,10 +1,12 @@
 """Blocks of files on the Hub: where they lie in a checkpoint's files, and the bounded number of buffers that hold them.
 
-A checkpoint's files are one track, one behind the other. Knows no thread and no request: who calls holds a lock.
+A checkpoint's files are one track, one behind the other. Starts no thread and no request: who calls holds a lock.
 """
 
 import bisect
 import itertools
+import mmap
+import threading
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -28,17 +30,40 @@ def depth_for(tracks: int) -> int:
     return max(1, room_for(n) // n - 2)
 
 
+class Buffer:
+    """Memory for one block at a time, which forks made later share."""
+
+    def __init__(self, number: int):
+        self.number = number
+        memory = memoryview(mmap.mmap(-1, BLOCK + 8))
+        self.bytes, self._uses = memory[:BLOCK], memory[BLOCK:].cast("q")
+
+    @property
+    def uses(self) -> int:
+        """How many blocks it has held: what a fork copied is its block's if this is the same before and after."""
+        return self._uses[0]
+
+    def reuse(self) -> None:
+        """Tell the forks that another block comes here."""
+        self._uses[0] += 1
+
+
 @dataclass(eq=False)
 class Block:
-    """One block's buffer."""
+    """One block, and where it is."""
 
     track: "Track"
     number: int
-    buffer: bytearray
+    buffer: Buffer
     n_bytes: int
     is_ready: bool = False
     readers: int = 0
     error: BaseException | None = None
+
+    @property
+    def bytes(self) -> memoryview:
+        """Its bytes."""
+        return self.buffer.bytes[: self.n_bytes]
 
 
 @dataclass(eq=False)
@@ -49,6 +74,7 @@ class Track:
     users: int = 0
     front: int = -1  # the block that reading front to back has come to
     places: dict[int, int] = field(default_factory=dict)  # thread -> the block that it read last
+    hashing: threading.Thread | None = None
     ends: deque = field(default_factory=lambda: deque(maxlen=_ENDS))
 
     def __post_init__(self) -> None:
@@ -77,8 +103,8 @@ class Buffers:
 
     def __init__(self) -> None:
         self.blocks: dict[tuple[int, int], Block] = {}  # (identity of the track, number)
-        self.free: list[bytearray] = []
-        self.made = 0
+        self.all: list[Buffer] = []
+        self.free: list[Buffer] = []
         self.is_full = False  # a thread found no buffer
 
     def get(self, track: Track, number: int) -> Block | None:
@@ -89,8 +115,14 @@ class Buffers:
         """The blocks of a track that are held."""
         return [block for block in self.blocks.values() if block.track is track]
 
-    def begin(self, track: Track, number: int, buffer: bytearray) -> Block:
+    def reserve(self, n: int) -> None:
+        """Make so many buffers now, before the forks that are to share them. Memory is taken when they are filled."""
+        self.all = [Buffer(number) for number in range(n)]
+        self.free = self.all[::-1]
+
+    def begin(self, track: Track, number: int, buffer: Buffer) -> Block:
         """A block that is to be loaded into a buffer."""
+        buffer.reuse()
         _, first, last = track.span(number)
         block = self.blocks[id(track), number] = Block(track, number, buffer, last - first)
         return block
@@ -100,13 +132,13 @@ class Buffers:
         if self.blocks.pop((id(block.track), block.number), None) is not None:
             self.free.append(block.buffer)
 
-    def take(self, tracks: int, *, needed: bool) -> bytearray | None:
+    def take(self, tracks: int, *, needed: bool) -> Buffer | None:
         """A buffer that is free or behind its front; needed: else one that would be read latest. None: all are used."""
         if self.free:
             return self.free.pop()
-        if self.made < room_for(tracks):
-            self.made += 1
-            return bytearray(BLOCK)
+        if len(self.all) < room_for(tracks):
+            self.all.append(Buffer(len(self.all)))
+            return self.all[-1]
         idle = [block for block in self.blocks.values() if block.is_ready and not block.readers]
         idle = [block for block in idle if not self._awaits_hash(block)]
         depth = depth_for(tracks)
@@ -121,10 +153,15 @@ class Buffers:
 
     def clear(self) -> None:
         """Give the memory back."""
-        self.free, self.made = [], 0
+        self.all, self.free = [], []
 
-    def to_hash(self, track: Track, k: int) -> Block | None:
-        """The block that comes next in a file's hash, if it is there."""
+    def next_to_hash(self, track: Track) -> Block | None:
+        """A block that comes next in the hash of any file of a track."""
+        found = (self._to_hash(track, k) for k in range(len(track.files)))
+        return next((block for block in found if block), None)
+
+    def _to_hash(self, track: Track, k: int) -> Block | None:
+        """The block that comes next in one file's hash, if it is there."""
         file = track.files[k]
         if file.digest is None or file.n_digested == file.n_bytes:
             return None
@@ -134,4 +171,4 @@ class Buffers:
     def _awaits_hash(self, block: Block) -> bool:
         """Whether a block's turn in its file's hash is coming."""
         k, first, _ = block.track.span(block.number)
-        return first >= block.track.files[k].n_digested and self.to_hash(block.track, k) is not None
+        return first >= block.track.files[k].n_digested and self._to_hash(block.track, k) is not None

@@ -2,7 +2,8 @@
 
 A checkpoint's files are one track, one behind the other. Where a track is read front to back, its next blocks are on
 their way; a lone read elsewhere is one request of its own length. Each block is loaded once, into one of a bounded
-number of buffers, and passes through its file's hash as long as no block before it is missing.
+number of buffers, and passes through its file's hash as long as no block before it is missing. A connection waits for
+no hash: each track has a thread for that.
 """
 
 import threading
@@ -15,32 +16,27 @@ from expo.checkpoint.remote import RemoteFile
 from expo.errors import Interrupted, RecipeError
 
 CONNECTIONS = 8  # requests in flight at a time, in all, unless another number is asked for
-
 MOST = 16  # the Hub limits the rate of requests
+
+
+def checked(connections: int) -> int:
+    """A number of connections that may be asked for; raises RecipeError for another."""
+    if not 1 <= connections <= MOST:
+        raise RecipeError(f"connections must be from 1 to {MOST}, not {connections}.")
+    return connections
 
 
 class ReadAhead:
     """The blocks of all checkpoints that are read from the Hub at a time; its threads end when none is left."""
 
-    def __init__(self) -> None:
+    def __init__(self, connections: int = CONNECTIONS) -> None:
+        """connections: requests in flight at a time."""
+        self.connections = checked(connections)
         self.turn = threading.Condition()
-        self._connections = CONNECTIONS
         self.tracks: list[Track] = []
         self.wanted: deque[tuple[Track, int]] = deque()  # blocks that a reader waits for
         self.held = Buffers()
-        self.hashing: set[int] = set()  # identities of files that a thread is hashing
         self.threads: list[threading.Thread] = []
-
-    @property
-    def connections(self) -> int:
-        """Requests in flight at a time, of what is opened from now on: one number for the whole process."""
-        return self._connections
-
-    @connections.setter
-    def connections(self, n: int) -> None:
-        if not 1 <= n <= MOST:
-            raise RecipeError(f"connections must be from 1 to {MOST}, not {n}.")
-        self._connections = n
 
     # --- what readers call ------------------------------------------------------------------------------------------
 
@@ -52,6 +48,8 @@ class ReadAhead:
             if track is None:
                 track = Track(tuple(files))
                 self.tracks.append(track)
+                track.hashing = threading.Thread(target=self._hash, args=(track,), daemon=True)
+                track.hashing.start()
             track.users += 1
             track.places.clear()
             for file in track.files:
@@ -73,7 +71,7 @@ class ReadAhead:
                 self.turn.wait()
             for block in self.held.of(track):
                 self.held.drop(block)
-            threads = [] if self.tracks else list(self.threads)
+            threads = [track.hashing, *([] if self.tracks else self.threads)]
         for thread in threads:
             thread.join()
         with self.turn:
@@ -102,33 +100,38 @@ class ReadAhead:
 
     def _is_busy(self, track: Track) -> bool:
         """Whether a block is being loaded, or waits for its hash."""
-        if any(not block.is_ready for block in self.held.of(track)):
-            return True
-        return any(id(file) in self.hashing or self.held.to_hash(track, k) for k, file in enumerate(track.files))
+        return any(not block.is_ready for block in self.held.of(track)) or self.held.next_to_hash(track) is not None
 
     def read_into(self, track: Track, file: RemoteFile, out: memoryview, at: int) -> None:
         """Fill `out` with bytes [at, at + len(out)) of a file. Raises what RemoteFile.read_into raises."""
         done = 0
         while done < len(out):
-            number = track.number(file, at + done)
-            if not self._goes_on(track, number, at + done, len(out) - done):
-                file.read_into(out[done:], at + done)
-                with self.turn:
-                    track.ends.append((id(file), at + len(out)))
+            block = self._taken(track, file, at + done, len(out) - done)
+            if block is None:
+                self.read_alone(track, file, out[done:], at + done)
                 return
-            _, first, last = track.span(number)
-            begin = at + done - first
-            n_bytes = min(len(out) - done, last - first - begin)
-            block = self._taken(track, number)
-            try:
-                out[done : done + n_bytes] = memoryview(block.buffer)[begin : begin + n_bytes]
-            finally:
-                with self.turn:
-                    block.readers -= 1
-                    if self.held.is_full and not block.readers:
-                        self.held.is_full = False
-                        self.turn.notify_all()
-            done += n_bytes
+            found = block.bytes[at + done - track.span(block.number)[1] :][: len(out) - done]
+            out[done : done + len(found)] = found
+            self._give_back(block)
+            done += len(found)
+
+    def lend(self, track: Track, file: RemoteFile, at: int, n_bytes: int) -> tuple[int, int] | None:
+        """The buffer where a fork finds a byte's block, and that buffer's use; None for a lone read of n_bytes.
+
+        Nothing keeps the block there: what was copied counts only if the buffer's use is still the same.
+        """
+        block = self._taken(track, file, at, n_bytes)
+        if block is None:
+            return None
+        place = block.buffer.number, block.buffer.uses
+        self._give_back(block)
+        return place
+
+    def read_alone(self, track: Track, file: RemoteFile, out: memoryview, at: int) -> None:
+        """Fill `out` by a request of its own; where it ends, reading front to back may begin."""
+        file.read_into(out, at)
+        with self.turn:
+            track.ends.append((id(file), at + len(out)))
 
     def _goes_on(self, track: Track, number: int, at: int, n_bytes: int) -> bool:
         """Whether a read is part of reading front to back, which then has come to this block."""
@@ -147,9 +150,11 @@ class ReadAhead:
                 self.turn.notify_all()
             return True
 
-    def _taken(self, track: Track, number: int) -> Block:
-        """A block that is ready, marked as being read."""
-        file = track.files[track.span(number)[0]]
+    def _taken(self, track: Track, file: RemoteFile, at: int, n_bytes: int) -> Block | None:
+        """The block of a byte, ready, and marked as being read; None where n_bytes from there are a lone read."""
+        number = track.number(file, at)
+        if not self._goes_on(track, number, at, n_bytes):
+            return None
         with self.turn:
             while True:
                 block = self.held.get(track, number)
@@ -167,6 +172,13 @@ class ReadAhead:
                     return block
                 self.turn.wait()
 
+    def _give_back(self, block: Block) -> None:
+        with self.turn:
+            block.readers -= 1
+            if self.held.is_full and not block.readers:
+                self.held.is_full = False
+                self.turn.notify_all()
+
     # --- what the threads do ----------------------------------------------------------------------------------------
 
     def _work(self) -> None:
@@ -180,13 +192,12 @@ class ReadAhead:
                     self.turn.wait()
             k, first, _ = block.track.span(block.number)
             try:
-                block.track.files[k].read_into(memoryview(block.buffer)[: block.n_bytes], first)
+                block.track.files[k].read_into(block.bytes, first)
             except BaseException as error:
                 block.error = error
             with self.turn:
                 block.is_ready = True
                 self.turn.notify_all()
-            self._hash(block.track, k)
 
     def _next(self) -> Block | None:
         """The block to load next, with a buffer: one that a reader waits for, else the nearest ahead of any front."""
@@ -207,22 +218,21 @@ class ReadAhead:
                     return self.held.begin(track, number, buffer) if buffer is not None else None
         return None
 
-    def _hash(self, track: Track, k: int) -> None:
-        """Pass on to the file's hash what is loaded and comes next in it."""
-        file = track.files[k]
+    def _hash(self, track: Track) -> None:
+        """One thread: pass on to each file's hash what is loaded and comes next in it, until the track is closed."""
         while True:
             with self.turn:
-                block = None if id(file) in self.hashing else self.held.to_hash(track, k)
-                if block is None:
-                    return  # another thread that hashes looks again before it ends
-                self.hashing.add(id(file))
+                while (block := self.held.next_to_hash(track)) is None:
+                    if not track.users and not self._is_busy(track):
+                        return
+                    self.turn.wait()
                 block.readers += 1
-            file.digest.update(memoryview(block.buffer)[: block.n_bytes])
+            file = track.files[track.span(block.number)[0]]
+            file.digest.update(block.bytes)
             with self.turn:
                 file.n_digested += block.n_bytes
                 block.readers -= 1
-                self.hashing.discard(id(file))
                 self.turn.notify_all()
 
 
-READ_AHEAD = ReadAhead()
+READ_AHEAD = ReadAhead()  # of all readers that are not given one of their own

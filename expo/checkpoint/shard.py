@@ -5,7 +5,7 @@ import threading
 from typing import Self
 
 from expo.checkpoint.files import open_regular
-from expo.checkpoint.read_ahead import READ_AHEAD, Track
+from expo.checkpoint.read_ahead import READ_AHEAD, ReadAhead, Track
 from expo.checkpoint.spec import Checkpoint, TensorSpec, WeightFile
 from expo.checkpoint.views.nested import touched
 from expo.errors import ChangedFile, TruncatedShard, UnreadableFile
@@ -64,9 +64,9 @@ class Shard:
 class RemoteShard:
     """One weight file on the Hub, the same that its header was read from."""
 
-    def __init__(self, file: WeightFile, track: Track | None):
+    def __init__(self, file: WeightFile, ahead: ReadAhead, track: Track | None):
         """track: of the checkpoint's files, read ahead; None: each read is a request of its own."""
-        self.file, self.track = file, track
+        self.file, self.ahead, self.track = file, ahead, track
 
     def read_into(self, out: memoryview, spec: TensorSpec, start: int = 0) -> None:
         """Fill `out` with bytes [start, start + len(out)) of one tensor. Raises a HubError, or ChangedFile."""
@@ -75,7 +75,15 @@ class RemoteShard:
         if self.track is None:
             self.file.remote.read_into(out, spec.offset + start)
         else:
-            READ_AHEAD.read_into(self.track, self.file.remote, out, spec.offset + start)
+            self.ahead.read_into(self.track, self.file.remote, out, spec.offset + start)
+
+    def lend(self, at: int, n_bytes: int) -> tuple[int, int] | bytes:
+        """Where a fork finds byte `at` (see ReadAhead.lend), or n_bytes from there themselves."""
+        place = self.ahead.lend(self.track, self.file.remote, at, n_bytes)
+        if place is None:
+            found = bytearray(n_bytes)
+            self.ahead.read_alone(self.track, self.file.remote, memoryview(found), at)
+        return bytes(found) if place is None else place
 
     def advise(self, spec: TensorSpec, start: int, n_bytes: int) -> None:
         """Nothing: what follows is on its way already."""
@@ -90,9 +98,12 @@ class RemoteShard:
 class Shards:
     """The open weight files of one checkpoint: each opened once, at its first read."""
 
-    def __init__(self, checkpoint: Checkpoint, *, scattered: bool = False):
-        """scattered: a few reads here and there, so that nothing is read ahead from the Hub."""
-        self.scattered = scattered
+    def __init__(self, checkpoint: Checkpoint, *, scattered: bool = False, ahead: ReadAhead = READ_AHEAD):
+        """scattered: a few reads here and there, so that nothing is read ahead from the Hub.
+
+        ahead: what reads files that stay on the Hub; those who share one share its connections and buffers.
+        """
+        self.scattered, self.ahead = scattered, ahead
         self.files = {**checkpoint.files, **checkpoint.extra_files}
         self.track: Track | None = None  # of the files that stay on the Hub
         self._open: dict[str, Shard | RemoteShard] = {}
@@ -111,6 +122,10 @@ class Shards:
     def _read_stored(self, out: memoryview, spec: TensorSpec, start: int) -> None:
         self._shard(spec.file).read_into(out, spec, start)
 
+    def lend(self, name: str, at: int, n_bytes: int) -> tuple[int, int] | bytes:
+        """For a fork: where it finds byte `at` of a file that stays on the Hub, or n_bytes from there themselves."""
+        return self._shard(name).lend(at, n_bytes)
+
     def advise(self, spec: TensorSpec, start: int, n_bytes: int) -> None:
         """Ask the kernel to read bytes of one tensor ahead; for a view, what they are computed from."""
         for part, first, n in touched(spec, start, n_bytes):
@@ -127,13 +142,13 @@ class Shards:
             while self._open:
                 self._open.popitem()[1].close()
             if self.track:
-                READ_AHEAD.close(self.track)
+                self.ahead.close(self.track)
                 self.track = None
 
     def give_up(self) -> None:
         """End the waiting of all threads for bytes from the Hub; what they read fails."""
         if self.track:
-            READ_AHEAD.give_up(self.track)
+            self.ahead.give_up(self.track)
 
     def __enter__(self) -> Self:
         return self
@@ -146,9 +161,14 @@ class Shards:
                 self.give_up()
         finally:
             self.close()
-        for file in self.files.values() if kind is None else ():
+        if kind is None:
+            self.refuse_unsound()  # once all that came has passed its hash
+
+    def refuse_unsound(self) -> None:
+        """ChangedFile if a file that stays on the Hub has another hash than it should."""
+        for file in self.files.values():
             if file.remote:
-                file.remote.refuse_unsound()  # once all that came has passed its hash
+                file.remote.refuse_unsound()
 
     def _shard(self, name: str) -> Shard | RemoteShard:
         shard = self._open.get(name)
@@ -163,5 +183,5 @@ class Shards:
         if file.remote is None:
             return Shard(file)
         if self.track is None and not self.scattered:
-            self.track = READ_AHEAD.open([file.remote for file in self.files.values() if file.remote])
-        return RemoteShard(file, self.track)
+            self.track = self.ahead.open([file.remote for file in self.files.values() if file.remote])
+        return RemoteShard(file, self.ahead, self.track)

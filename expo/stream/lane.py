@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from expo.checkpoint.read_ahead import CONNECTIONS
 from expo.errors import CopyMismatch
 from expo.ops import torch_dtype
 from expo.planning.budget import TILE
@@ -20,7 +21,7 @@ _WIDEST = 8  # bytes an element
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How tiles are computed; from the recipe and the run's own options."""
+    """How tiles are read and computed; from the recipe and the run's own options."""
 
     tile: int  # elements
     device: torch.device
@@ -30,6 +31,7 @@ class Settings:
     saturate: bool
     allow_non_finite: bool
     checks: bool = True  # finiteness and the report's sums
+    connections: int = CONNECTIONS  # requests to the Hub in flight at a time
 
 
 class Lane:

@@ -8,6 +8,7 @@ import torch
 import xxhash
 
 from expo.checkpoint.names import module_group
+from expo.checkpoint.read_ahead import CONNECTIONS, checked
 from expo.errors import ExpoError
 from expo.launcher import place
 from expo.ops import elements_of, n_segments
@@ -128,8 +129,10 @@ class Stream(Pieces):
         self.sink.write(job, at, view)
 
 
-def settings_for(plan: Plan, device: str = "cpu", *, tile: int = TILE, checks: bool = True) -> Settings:
-    """The recipe's settings for tiles, on one device."""
+def settings_for(
+    plan: Plan, device: str = "cpu", *, tile: int = TILE, checks: bool = True, connections: int = CONNECTIONS
+) -> Settings:
+    """The recipe's settings for tiles, on one device. Raises RecipeError for a number of connections out of range."""
     recipe = plan.recipe
     return Settings(
         tile=tile,
@@ -140,6 +143,7 @@ def settings_for(plan: Plan, device: str = "cpu", *, tile: int = TILE, checks: b
         saturate=recipe.saturate,
         allow_non_finite=recipe.allow_non_finite,
         checks=checks,
+        connections=checked(connections),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from expo.checkpoint import Shards
+from expo.checkpoint.read_ahead import ReadAhead
 from expo.errors import Interrupted
 from expo.ops import SEGMENT, elements_of, n_segments, one_thread
 from expo.planning.jobs import Job, Plan
@@ -54,8 +55,8 @@ class Pieces:
 
     @property
     def needs_threads(self) -> bool:
-        """Whether all must be done in this process: so each byte from the Hub comes once, and passes its hash."""
-        return self.plan.n_streamed > 0
+        """Whether all must be done in this process: where readers of its own read from the Hub."""
+        return self.plan.n_streamed > 0 and self.readers is not None
 
     def segment(self, lane: Lane, index: int, segment: int) -> None:
         """Do one segment."""
@@ -79,7 +80,7 @@ class Pieces:
         """Do every segment; raises the failure that comes first in the output's order."""
         with one_thread(), ExitStack() as stack:
             _keep_freed_memory()
-            readers = self.readers or {role: Shards(c) for role, c in self.plan.inputs.items()}
+            readers = self.readers or shards_of(self.plan, self.settings.connections)
             for reader in readers.values():
                 stack.enter_context(reader)
             lanes = [Lane(self.plan, readers, self.settings, self.surveyed) for _ in range(threads)]
@@ -133,6 +134,12 @@ class Pieces:
         for operand in job.operands:
             first = operand.spec.dtype.n_bytes(segment * SEGMENT)
             lane.readers[operand.role].advise(operand.spec, first, operand.spec.dtype.n_bytes(SEGMENT))
+
+
+def shards_of(plan: Plan, connections: int) -> dict[str, Shards]:
+    """The inputs' files, by role; all that stay on the Hub share these connections."""
+    ahead = ReadAhead(connections)
+    return {role: Shards(checkpoint, ahead=ahead) for role, checkpoint in plan.inputs.items()}
 
 
 def _keep_freed_memory() -> None:

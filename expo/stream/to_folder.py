@@ -8,7 +8,7 @@ import xxhash
 
 from expo.checkpoint.model_card import license_of
 from expo.checkpoint.pipelines import by_folder, own_name
-from expo.checkpoint.read_ahead import CONNECTIONS, READ_AHEAD
+from expo.checkpoint.read_ahead import CONNECTIONS
 from expo.checkpoint.spec import Checkpoint, Source
 from expo.errors import DataError, Interrupted, RecipeError
 from expo.methods import find_method
@@ -68,8 +68,7 @@ def run(
         raise RecipeError(f"threads must be at least 1, not {threads}.")
     ranks = world()
     ranks.agree(plan)
-    READ_AHEAD.connections = connections
-    settings = settings_for(plan, device, checks=checks)
+    settings = settings_for(plan, device, checks=checks, connections=connections)
     delivery = delivery_of(plan, output, overwrite, target)
     workers = threads or (default_threads() if ranks.here.size == 1 else 1)
     warnings = ranks.first(_looked_at, plan, delivery.sink, workers)
@@ -81,7 +80,7 @@ def run(
         else:
             report = _streamed(plan, delivery, settings, ranks, workers, progress)
             if verify_inputs:
-                ranks.first(read_through, plan)
+                ranks.first(read_through, plan, connections)
             found = report.fidelity_warnings(plan.recipe.rounding)
             for text in found:
                 warn(text)

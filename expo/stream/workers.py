@@ -1,11 +1,13 @@
 """Several processes over one pass's segments.
 
 Threads of one process wait for each other at the interpreter's lock: measured, two processes take two thirds of the
-time of two threads. Each worker is a fork that runs a one-thread pass on every n-th segment, in shared file
-descriptors; what it found comes through a file in memory. Under a launcher each rank is a process already.
+time of two threads. Each worker is a fork that runs a one-thread pass on the segments that it takes, in shared file
+descriptors; what it found comes through a file in memory. What is read from the Hub is loaded by the process that
+forked them, which computes nothing. Under a launcher each rank is a process already.
 """
 
 import ctypes
+import fcntl
 import mmap
 import os
 import pickle
@@ -14,8 +16,11 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
+from expo.checkpoint.lent import Lender
 from expo.errors import ExpoError, Interrupted, again
 from expo.stream.pieces import Piece, Pieces
 from expo.stream.ranks import World, world
@@ -24,7 +29,7 @@ FORK_ABOVE = 64 * 2**20  # bytes of output; less is done before a second process
 _POLL = 0.02  # seconds
 _MESSAGE = 8_000  # characters of an error: at most 4 bytes each, and a pipe holds 64 KiB unread
 _PR_SET_PDEATHSIG = 1
-_STOP, _DONE, _PRIVATE = range(3)  # rows of the board
+_STOP, _DONE, _PRIVATE, _TAKEN = range(4)  # rows of the board
 
 
 def can_fork(work: Pieces, workers: int) -> bool:
@@ -40,8 +45,12 @@ def can_fork(work: Pieces, workers: int) -> bool:
 
 
 def alone() -> bool:
-    """True while this is the only thread: a fork takes no other along, but every lock that one may hold."""
-    return threading.active_count() == 1
+    """True while no other thread may hold a lock that a worker needs: a fork takes the lock along, but not the thread.
+
+    A thread that tqdm leaves behind after a download holds tqdm's own locks alone, and no worker draws a bar.
+    """
+    others = [thread for thread in threading.enumerate() if thread is not threading.current_thread()]
+    return all(type(thread).__module__.startswith("tqdm.") for thread in others)
 
 
 class Board:
@@ -49,7 +58,19 @@ class Board:
 
     def __init__(self, workers: int):
         self.workers = workers
-        self.numbers = memoryview(mmap.mmap(-1, 8 * 3 * workers)).cast("B").cast("q", (3, workers))
+        self.numbers = memoryview(mmap.mmap(-1, 8 * 4 * workers)).cast("B").cast("q", (4, workers))
+        self.lock = os.memfd_create("expo")
+
+    def share_of(self, batches: list[list[Piece]]) -> Iterator[list[Piece]]:
+        """Batches that no other worker has taken, in order: so that no worker is far ahead of another."""
+        while True:
+            fcntl.lockf(self.lock, fcntl.LOCK_EX)  # the kernel ends it with its process
+            number = self.numbers[_TAKEN, 0]
+            self.numbers[_TAKEN, 0] = number + 1
+            fcntl.lockf(self.lock, fcntl.LOCK_UN)
+            if number >= len(batches):
+                return
+            yield batches[number]
 
     def is_set(self) -> bool:
         """True when every worker is to stop after its segment; the interface of threading.Event."""
@@ -99,14 +120,16 @@ def run_forked(work: Pieces, workers: int) -> int:
     board = Board(workers)
     batches = list(work.pieces)
     results = [os.memfd_create("expo") for _ in range(workers)]
+    lender = Lender(work.plan.inputs, workers, work.settings.connections) if work.plan.n_streamed else None
     try:
-        children = [_fork(work, board, batches[k::workers], k, results[k]) for k in range(workers)]
-        failures = _await(work, board, [pid for pid, _ in children], [pipe for _, pipe in children])
-        if failures:
-            raise min(failures, key=lambda failure: failure[:2])[2]
+        children = [_fork(work, board, batches, lender, k, results[k]) for k in range(workers)]
+        with lender or nullcontext():
+            failures = _await(work, board, lender, [pid for pid, _ in children], [pipe for _, pipe in children])
+            if failures:
+                raise min(failures, key=lambda failure: failure[:2])[2]
         work.join([_received(file) for file in results])
     finally:
-        for file in results:
+        for file in (*results, board.lock):
             os.close(file)
     return board.total(_PRIVATE)
 
@@ -118,7 +141,9 @@ def _received(file: int) -> Any:
         return pickle.load(stream)
 
 
-def _fork(work: Pieces, board: Board, batches: list[list[Piece]], k: int, result: int) -> tuple[int, int]:
+def _fork(
+    work: Pieces, board: Board, batches: list[list[Piece]], lender: Lender | None, k: int, result: int
+) -> tuple[int, int]:
     """Start worker k; returns its process number and the pipe that its failure comes through."""
     parent = os.getpid()
     reader, writer = os.pipe()
@@ -129,6 +154,8 @@ def _fork(work: Pieces, board: Board, batches: list[list[Piece]], k: int, result
     status = 1
     try:
         os.close(reader)
+        if lender:
+            work.readers = lender.borrowed(k)
         failure = _work(work, board, batches, k, parent, result)
         if failure:
             os.write(writer, pickle.dumps(failure))
@@ -139,8 +166,9 @@ def _fork(work: Pieces, board: Board, batches: list[list[Piece]], k: int, result
 
 
 def _work(work: Pieces, board: Board, batches: list[list[Piece]], k: int, parent: int, result: int):
-    """In a worker: the segments that are its own; returns (job, segment, kind, message) of a failure."""
-    part = work.part(batches, progress=lambda n_bytes: board.add(_DONE, k, n_bytes), stop=board, ahead=board.workers)
+    """In a worker: the segments that it takes; returns (job, segment, kind, message) of a failure."""
+    part = work.part([], progress=lambda n_bytes: board.add(_DONE, k, n_bytes), stop=board, ahead=board.workers)
+    part.pieces = board.share_of(batches)
     try:
         _end_with(parent)
         work.let_go()
@@ -158,7 +186,9 @@ def _work(work: Pieces, board: Board, batches: list[list[Piece]], k: int, parent
     return None
 
 
-def _await(work: Pieces, board: Board, pids: list[int], pipes: list[int]) -> list[tuple[int, int, BaseException]]:
+def _await(
+    work: Pieces, board: Board, lender: Lender | None, pids: list[int], pipes: list[int]
+) -> list[tuple[int, int, BaseException]]:
     """Wait for every worker, passing progress on; an interrupt stops them after their segments."""
     failures: list[tuple[int, int, BaseException]] = []
     running = dict(zip(pids, pipes, strict=True))
@@ -172,6 +202,8 @@ def _await(work: Pieces, board: Board, pids: list[int], pipes: list[int]) -> lis
                 told = done
         except KeyboardInterrupt:
             board.set()
+            if lender:
+                lender.give_up()
             failures.append((-1, 0, Interrupted("interrupted")))
         for pid in list(running):
             ended, status = os.waitpid(pid, os.WNOHANG)

@@ -125,12 +125,12 @@ def test_two_checkpoints_side_by_side_share_the_buffers(ahead):
     for at in range(0, BLOCK * 60, 512):
         for track, file in zip(tracks, files, strict=True):
             assert read(ahead, track, file, at, 512) == file.content[at : at + 512]
-    assert ahead.held.made <= blocks.room_for(2) == blocks.ROOM
+    assert len(ahead.held.all) <= blocks.room_for(2) == blocks.ROOM
     for track, file in zip(tracks, files, strict=True):
         ahead.close(track)
         assert len(file.asked) == 60 and file.is_checked
         assert file.most <= read_ahead.CONNECTIONS
-    assert ahead.held.made == 0 and not ahead.held.blocks
+    assert not ahead.held.all and not ahead.held.blocks
 
 
 def test_reads_anywhere_by_many_threads_give_the_right_bytes(ahead, monkeypatch):
@@ -147,7 +147,7 @@ def test_reads_anywhere_by_many_threads_give_the_right_bytes(ahead, monkeypatch)
             assert read(ahead, track, file, at, n) == file.content[at : at + n]
 
     in_threads(6, work)
-    assert ahead.held.made <= max(5, 2 * 3)
+    assert len(ahead.held.all) <= max(5, 2 * 3)
     for track in tracks:
         ahead.close(track)
 
@@ -230,6 +230,6 @@ def test_giving_up_ends_the_waiting(ahead):
 
 
 @pytest.mark.parametrize("n", [0, -1, 17])
-def test_a_number_of_connections_that_would_never_read_is_refused(ahead, n):
+def test_a_number_of_connections_that_would_never_read_is_refused(n):
     with pytest.raises(RecipeError, match=f"connections must be from 1 to 16, not {n}"):
-        ahead.connections = n
+        ReadAhead(n)

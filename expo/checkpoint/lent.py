@@ -6,9 +6,10 @@ copies what it wants of it, and then looks whether another block has taken its p
 
 import threading
 from collections.abc import Mapping
+from contextlib import ExitStack
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from typing import Self
+from typing import Any, Self
 
 from expo.checkpoint import blocks
 from expo.checkpoint.blocks import Buffer
@@ -33,6 +34,7 @@ class Lender:
         self.inputs = inputs
         self.readers = {role: Shards(checkpoint, ahead=self.ahead) for role, checkpoint in inputs.items()}
         self.pipes = [Pipe() for _ in range(n_forks)]
+        self.open = ExitStack()
         self.threads: list[threading.Thread] = []
 
     def borrowed(self, k: int) -> dict[str, "Borrowed"]:
@@ -51,23 +53,18 @@ class Lender:
             reader.give_up()
 
     def __enter__(self) -> Self:
+        for reader in self.readers.values():
+            self.open.enter_context(reader)
         for ours, theirs in self.pipes:
             theirs.close()
             self.threads.append(threading.Thread(target=self._serve, args=(ours,), daemon=True))
             self.threads[-1].start()
         return self
 
-    def __exit__(self, kind: type | None, *_: object) -> None:
+    def __exit__(self, *failure: Any) -> None:
         for thread in self.threads:
             thread.join()
-        try:
-            if kind is not None:
-                self.give_up()
-        finally:
-            for reader in self.readers.values():
-                reader.close()
-        for reader in self.readers.values() if kind is None else ():
-            reader.refuse_unsound()
+        self.open.__exit__(*failure)
 
     def _serve(self, pipe: Connection) -> None:
         """One thread: answer one fork until it has ended."""
@@ -95,7 +92,7 @@ class Borrowed(Shards):
     """In a fork: the same reads as Shards, with the blocks that the process before the fork loads."""
 
     def __init__(self, checkpoint: Checkpoint, role: str, pipe: Connection, buffers: list[Buffer]):
-        super().__init__(checkpoint)
+        super().__init__(checkpoint, scattered=True)
         self.role, self.pipe, self.buffers = role, pipe, buffers
 
     def _opened(self, file: WeightFile) -> Shard | RemoteShard:

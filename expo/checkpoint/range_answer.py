@@ -43,16 +43,15 @@ def check_answer(response: Any, at: int, n_bytes: int, total: int) -> Fault | No
     return None
 
 
-def take_body(response: Any, out: memoryview, transport_error: type[Exception]) -> tuple[int, Fault | None]:
-    """Copy an answer's body into `out`: how many bytes came, and what broke it off."""
+def take_body(answer: Any, out: memoryview, broken: tuple[type[Exception], ...]) -> tuple[int, Fault | None]:
+    """Read an answer's body into `out`: how many bytes came, and what broke it off, by one of the errors named."""
     done = 0
     try:
-        for piece in response.iter_raw():
-            if done + len(piece) > len(out):
-                return 0, Fault("more bytes than were asked for", is_nonsense=True)
-            out[done : done + len(piece)] = piece
-            done += len(piece)
-    except (transport_error, OSError) as error:
+        while done < len(out) and (n_bytes := answer.read_into(out[done:])):
+            done += n_bytes
+        if done == len(out) and answer.read_into(memoryview(bytearray(1))):
+            return 0, Fault("more bytes than were asked for", is_nonsense=True)
+    except broken as error:
         return done, Fault(f"the connection broke off: {type(error).__name__}")
     return done, None
 

@@ -7,14 +7,15 @@ again when it has expired; the token goes to the Hub alone, and no address is ev
 import hashlib
 import re
 import threading
+from http.client import HTTPException
 from typing import Any
 from urllib.parse import urlsplit
 
 from expo.checkpoint.hub_errors import LONGEST_WAIT, refusal
 from expo.checkpoint.range_answer import Fault, check_answer, take_body, wait_asked
+from expo.checkpoint.storage import ANSWER_S, answer_to, transport
 from expo.errors import ChangedFile, ExpoError, HubBadAnswer, HubError, HubUnreachable, Interrupted
 
-CONNECT_S, ANSWER_S = 10.0, 30.0  # to open a connection; between two pieces of an answer
 WAITS = (0.0, 0.2, 0.8, 2.0, 5.0, 10.0)  # seconds before another try, as long as nothing arrives
 WAITS_AFTER_NONSENSE = WAITS[:3]  # where a server answers, but not as HTTP wants it
 
@@ -97,18 +98,14 @@ class RemoteFile:
 
     def _try(self, out: memoryview, at: int) -> tuple[int, Fault | None]:
         """One request: how many bytes came, and what went wrong, if that may pass; else raises."""
-        from huggingface_hub import get_session
         from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-        # httpx or httpx2, whichever huggingface_hub was built on.
-        transport_error = next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
+        broken = (transport().HTTPError, HTTPException, OSError)
         try:
             address = self._where()
-            request = {"headers": self._headers(address, at, len(out)), "follow_redirects": False}
-            timeout = (CONNECT_S, ANSWER_S, ANSWER_S, None)
-            with get_session().stream("GET", address, timeout=timeout, **request) as response:
-                fault = self._look_at(response, address, at, len(out))
-                return (0, fault) if fault else take_body(response, out, transport_error)
+            with answer_to(address, self._headers(address, at, len(out)), of_hub=_is_hub(address)) as answer:
+                fault = self._look_at(answer, address, at, len(out))
+                return (0, fault) if fault else take_body(answer, out, broken)
         except ExpoError:
             raise
         except _Passing as question:
@@ -119,31 +116,31 @@ class RemoteFile:
             ) from None
         except HfHubHTTPError as error:
             return 0, self._refused(error)
-        except (transport_error, OSError) as error:
+        except broken as error:
             return 0, Fault(f"the connection failed: {type(error).__name__}")
 
-    def _look_at(self, response: Any, address: str, at: int, n_bytes: int) -> Fault | None:
+    def _look_at(self, answer: Any, address: str, at: int, n_bytes: int) -> Fault | None:
         """What is wrong with an answer before its body is read; None where it is the range that was asked for."""
-        if response.status_code in (401, 403) and not _is_hub(address):
+        if answer.status_code in (401, 403) and not _is_hub(address):
             self._forget(address)  # the signature has expired
-            return Fault("the storage refuses the signed address", status=response.status_code)
-        if response.is_redirect:
+            return Fault("the storage refuses the signed address", status=answer.status_code)
+        if 300 <= answer.status_code < 400 and "location" in answer.headers:
             self._forget(address)
             return Fault("a redirect from where the bytes should be", is_nonsense=True)
-        if response.status_code in (401, 403, 404) and _is_hub(address):
-            raise refusal(_error_of(response), self.repo_id, self.revision)
-        if response.status_code == 416:
+        if answer.status_code in (401, 403, 404) and _is_hub(address):
+            raise refusal(_error_of(answer.response), self.repo_id, self.revision)
+        if answer.status_code == 416:
             raise self._changed(f"it has no byte {at} any more")
-        fault = check_answer(response, at, n_bytes, self.n_bytes)
+        fault = check_answer(answer, at, n_bytes, self.n_bytes)
         if fault is None:
-            self._check_content(response, address)
+            self._check_content(answer, address)
         elif fault.total is not None:
             raise self._changed(f"{fault.total} bytes, {self.n_bytes} when it was listed")
         return fault
 
-    def _check_content(self, response: Any, address: str) -> None:
+    def _check_content(self, answer: Any, address: str) -> None:
         """The ETag stays what it was. A storage has its own, which is compared under one path only."""
-        etag = response.headers.get("etag", "").removeprefix("W/").strip('"')
+        etag = answer.headers.get("etag", "").removeprefix("W/").strip('"')
         if _is_hub(address):
             if etag and etag != self.etag:
                 raise self._changed(f"ETag {etag}, {self.etag} when it was listed")

@@ -151,6 +151,7 @@ class Shards:
             self.ahead.give_up(self.track)
 
     def __enter__(self) -> Self:
+        self._open_track()  # of all who share the buffers before the first reads, so that it has no more than its part
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
@@ -182,6 +183,10 @@ class Shards:
     def _opened(self, file: WeightFile) -> Shard | RemoteShard:
         if file.remote is None:
             return Shard(file)
-        if self.track is None and not self.scattered:
-            self.track = self.ahead.open([file.remote for file in self.files.values() if file.remote])
+        self._open_track()
         return RemoteShard(file, self.ahead, self.track)
+
+    def _open_track(self) -> None:
+        remote = [file.remote for file in self.files.values() if file.remote]
+        if remote and self.track is None and not self.scattered:
+            self.track = self.ahead.open(remote)

@@ -27,12 +27,11 @@ class Lender:
     Made before the forks; `with` begins after them, and ends after their ends.
     """
 
-    def __init__(self, inputs: Mapping[str, Checkpoint], n_forks: int, connections: int):
-        self.ahead = ReadAhead(connections)
-        n_streamed = sum(any(file.remote for file in c.every_file) for c in inputs.values())
-        self.ahead.held.reserve(blocks.room_for(n_streamed))
+    def __init__(self, inputs: Mapping[str, Checkpoint], n_forks: int, ahead: ReadAhead):
+        self.ahead = ahead
+        ahead.reserve(sum(any(file.remote for file in c.every_file) for c in inputs.values()))
         self.inputs = inputs
-        self.readers = {role: Shards(checkpoint, ahead=self.ahead) for role, checkpoint in inputs.items()}
+        self.readers = {role: Shards(checkpoint, ahead=ahead) for role, checkpoint in inputs.items()}
         self.pipes = [Pipe() for _ in range(n_forks)]
         self.open = ExitStack()
         self.threads: list[threading.Thread] = []
@@ -77,11 +76,11 @@ class Lender:
                 try:
                     answer = self.readers[role].lend(name, at, n_bytes)
                 except BaseException as error:
-                    answer = _Failed(type(error).__name__ if isinstance(error, ExpoError) else "", str(error))
+                    answer = Failed(type(error).__name__ if isinstance(error, ExpoError) else "", str(error))
                 pipe.send(answer)
 
 
-class _Failed:
+class Failed:
     """An error, as it goes through a pipe."""
 
     def __init__(self, kind: str, text: str):
@@ -138,6 +137,6 @@ class BorrowedShard(RemoteShard):
         pipe = self.owner.pipe
         pipe.send((self.owner.role, self.file.name, at, len(out)))
         answer = pipe.recv()
-        if isinstance(answer, _Failed):
+        if isinstance(answer, Failed):
             raise again(answer.kind, answer.text) if answer.kind else RuntimeError(answer.text)
         return answer

@@ -19,19 +19,14 @@ CONNECTIONS = 8  # requests in flight at a time, in all, unless another number i
 MOST = 16  # the Hub limits the rate of requests
 
 
-def checked(connections: int) -> int:
-    """A number of connections that may be asked for; raises RecipeError for another."""
-    if not 1 <= connections <= MOST:
-        raise RecipeError(f"connections must be from 1 to {MOST}, not {connections}.")
-    return connections
-
-
 class ReadAhead:
     """The blocks of all checkpoints that are read from the Hub at a time; its threads end when none is left."""
 
     def __init__(self, connections: int = CONNECTIONS) -> None:
         """connections: requests in flight at a time."""
-        self.connections = checked(connections)
+        if not 1 <= connections <= MOST:
+            raise RecipeError(f"connections must be from 1 to {MOST}, not {connections}.")
+        self.connections = connections
         self.turn = threading.Condition()
         self.tracks: list[Track] = []
         self.wanted: deque[tuple[Track, int]] = deque()  # blocks that a reader waits for
@@ -58,6 +53,11 @@ class ReadAhead:
                 self.threads.append(threading.Thread(target=self._work, daemon=True))
                 self.threads[-1].start()
             return track
+
+    def reserve(self, n_tracks: int) -> None:
+        """Make the buffers of so many tracks, none of which is open yet, for the forks that are to share them."""
+        assert not self.tracks, "a track is open"
+        self.held.reserve(blocks.room_for(n_tracks))
 
     def close(self, track: Track) -> None:
         """Let go of a track; its last user waits until what is on its way has come and is hashed."""

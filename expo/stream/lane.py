@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from expo.checkpoint.read_ahead import CONNECTIONS
+from expo.checkpoint.read_ahead import READ_AHEAD, ReadAhead
 from expo.errors import CopyMismatch
 from expo.ops import torch_dtype
 from expo.planning.budget import TILE
@@ -31,7 +31,7 @@ class Settings:
     saturate: bool
     allow_non_finite: bool
     checks: bool = True  # finiteness and the report's sums
-    connections: int = CONNECTIONS  # requests to the Hub in flight at a time
+    ahead: ReadAhead = READ_AHEAD  # what reads inputs that stay on the Hub
 
 
 class Lane:

@@ -8,7 +8,7 @@ import torch
 import xxhash
 
 from expo.checkpoint.names import module_group
-from expo.checkpoint.read_ahead import CONNECTIONS, checked
+from expo.checkpoint.read_ahead import READ_AHEAD, ReadAhead
 from expo.errors import ExpoError
 from expo.launcher import place
 from expo.ops import elements_of, n_segments
@@ -130,9 +130,9 @@ class Stream(Pieces):
 
 
 def settings_for(
-    plan: Plan, device: str = "cpu", *, tile: int = TILE, checks: bool = True, connections: int = CONNECTIONS
+    plan: Plan, device: str = "cpu", *, tile: int = TILE, checks: bool = True, ahead: ReadAhead = READ_AHEAD
 ) -> Settings:
-    """The recipe's settings for tiles, on one device. Raises RecipeError for a number of connections out of range."""
+    """The recipe's settings for tiles, on one device. ahead: what reads inputs that stay on the Hub."""
     recipe = plan.recipe
     return Settings(
         tile=tile,
@@ -143,7 +143,7 @@ def settings_for(
         saturate=recipe.saturate,
         allow_non_finite=recipe.allow_non_finite,
         checks=checks,
-        connections=checked(connections),
+        ahead=ahead,
     )
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from expo.checkpoint import Shards
-from expo.checkpoint.read_ahead import ReadAhead
 from expo.errors import Interrupted
 from expo.ops import SEGMENT, elements_of, n_segments, one_thread
 from expo.planning.jobs import Job, Plan
@@ -80,7 +79,8 @@ class Pieces:
         """Do every segment; raises the failure that comes first in the output's order."""
         with one_thread(), ExitStack() as stack:
             _keep_freed_memory()
-            readers = self.readers or shards_of(self.plan, self.settings.connections)
+            ahead = self.settings.ahead
+            readers = self.readers or {role: Shards(c, ahead=ahead) for role, c in self.plan.inputs.items()}
             for reader in readers.values():
                 stack.enter_context(reader)
             lanes = [Lane(self.plan, readers, self.settings, self.surveyed) for _ in range(threads)]
@@ -134,12 +134,6 @@ class Pieces:
         for operand in job.operands:
             first = operand.spec.dtype.n_bytes(segment * SEGMENT)
             lane.readers[operand.role].advise(operand.spec, first, operand.spec.dtype.n_bytes(SEGMENT))
-
-
-def shards_of(plan: Plan, connections: int) -> dict[str, Shards]:
-    """The inputs' files, by role; all that stay on the Hub share these connections."""
-    ahead = ReadAhead(connections)
-    return {role: Shards(checkpoint, ahead=ahead) for role, checkpoint in plan.inputs.items()}
 
 
 def _keep_freed_memory() -> None:

@@ -8,6 +8,7 @@ import torch
 
 from expo.checkpoint import Shards
 from expo.checkpoint.model_card import card_head
+from expo.checkpoint.read_ahead import READ_AHEAD, ReadAhead
 from expo.checkpoint.spec import Checkpoint
 from expo.errors import PlanError
 from expo.ops import torch_dtype
@@ -78,20 +79,20 @@ def _sample(reader: Shards, job: Job, position: int) -> torch.Tensor:
     return raw.view(torch_dtype(spec.dtype)).to(torch.float64)
 
 
-def check_tied(plan: Plan) -> None:
+def check_tied(plan: Plan, ahead: ReadAhead = READ_AHEAD) -> None:
     """Stored copies of tied weights must hold the same bytes; raises PlanError for all that do not."""
-    problems = [_differs(plan, pair) for pair in plan.tied]
+    problems = [_differs(plan, pair, ahead) for pair in plan.tied]
     if problems := [problem for problem in problems if problem]:
         raise PlanError(problems)
 
 
-def _differs(plan: Plan, pair: TiedPair) -> str | None:
+def _differs(plan: Plan, pair: TiedPair, ahead: ReadAhead) -> str | None:
     checkpoint = plan.inputs[pair.role]
     by_name = {spec.name: spec for spec in checkpoint.tensors.values()}  # in the input's own spelling
     one, other = by_name[pair.name], by_name[pair.copy]
     if one.dtype == other.dtype and one.n_bytes == other.n_bytes:
         left, right = bytearray(_CHUNK), bytearray(_CHUNK)
-        with Shards(checkpoint) as reader:
+        with Shards(checkpoint, ahead=ahead) as reader:
             for at in range(0, one.n_bytes, _CHUNK):
                 n = min(_CHUNK, one.n_bytes - at)
                 reader.read_into(memoryview(left)[:n], one, at)

@@ -8,7 +8,7 @@ import xxhash
 
 from expo.checkpoint.model_card import license_of
 from expo.checkpoint.pipelines import by_folder, own_name
-from expo.checkpoint.read_ahead import CONNECTIONS
+from expo.checkpoint.read_ahead import CONNECTIONS, ReadAhead
 from expo.checkpoint.spec import Checkpoint, Source
 from expo.errors import DataError, Interrupted, RecipeError
 from expo.methods import find_method
@@ -68,10 +68,10 @@ def run(
         raise RecipeError(f"threads must be at least 1, not {threads}.")
     ranks = world()
     ranks.agree(plan)
-    settings = settings_for(plan, device, checks=checks, connections=connections)
+    settings = settings_for(plan, device, checks=checks, ahead=ReadAhead(connections))
     delivery = delivery_of(plan, output, overwrite, target)
     workers = threads or (default_threads() if ranks.here.size == 1 else 1)
-    warnings = ranks.first(_looked_at, plan, delivery.sink, workers)
+    warnings = ranks.first(_looked_at, plan, delivery.sink, workers, settings.ahead)
     for text in warnings:
         warn(text)
     try:
@@ -80,7 +80,7 @@ def run(
         else:
             report = _streamed(plan, delivery, settings, ranks, workers, progress)
             if verify_inputs:
-                ranks.first(read_through, plan, connections)
+                ranks.first(read_through, plan, settings.ahead)
             found = report.fidelity_warnings(plan.recipe.rounding)
             for text in found:
                 warn(text)
@@ -101,12 +101,12 @@ def run(
     return report
 
 
-def _looked_at(plan: Plan, sink: FolderSink, workers: int) -> list[str]:
+def _looked_at(plan: Plan, sink: FolderSink, workers: int, ahead: ReadAhead) -> list[str]:
     """Everything that can be known to fail before the output is begun; returns the warnings."""
     check_output(plan, sink)
     check_memory(plan, workers)
     with one_thread():
-        check_tied(plan)
+        check_tied(plan, ahead)
         return [*plan.warnings, *pair_warnings(plan)]
 
 

@@ -17,7 +17,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack
 from typing import Any
 
 from expo.checkpoint.lent import Lender
@@ -26,10 +26,11 @@ from expo.stream.pieces import Piece, Pieces
 from expo.stream.ranks import World, world
 
 FORK_ABOVE = 64 * 2**20  # bytes of output; less is done before a second process has started
-_POLL = 0.02  # seconds
+_POLL, _SHORT = 0.02, 0.001  # seconds
+_LEAD = 8  # segments: where workers share blocks from the Hub, those of the slowest must not be gone
 _MESSAGE = 8_000  # characters of an error: at most 4 bytes each, and a pipe holds 64 KiB unread
 _PR_SET_PDEATHSIG = 1
-_STOP, _DONE, _PRIVATE, _TAKEN = range(4)  # rows of the board
+_STOP, _DONE, _PRIVATE, _TAKEN, _AT = range(5)  # rows of the board
 
 
 def can_fork(work: Pieces, workers: int) -> bool:
@@ -58,18 +59,21 @@ class Board:
 
     def __init__(self, workers: int):
         self.workers = workers
-        self.numbers = memoryview(mmap.mmap(-1, 8 * 4 * workers)).cast("B").cast("q", (4, workers))
+        self.numbers = memoryview(mmap.mmap(-1, 8 * 5 * workers)).cast("B").cast("q", (5, workers))
         self.lock = os.memfd_create("expo")
 
-    def share_of(self, batches: list[list[Piece]]) -> Iterator[list[Piece]]:
-        """Batches that no other worker has taken, in order: so that no worker is far ahead of another."""
-        while True:
+    def share_of(self, batches: list[list[Piece]], worker: int, lead: int) -> Iterator[list[Piece]]:
+        """Batches that no other worker has taken, in order; lead: how many a worker may be ahead of the slowest."""
+        while not self.is_set():
             fcntl.lockf(self.lock, fcntl.LOCK_EX)  # the kernel ends it with its process
             number = self.numbers[_TAKEN, 0]
             self.numbers[_TAKEN, 0] = number + 1
             fcntl.lockf(self.lock, fcntl.LOCK_UN)
+            self.numbers[_AT, worker] = number
             if number >= len(batches):
                 return
+            while number - min(self.numbers[_AT, k] for k in range(self.workers)) > lead and not self.is_set():
+                time.sleep(_SHORT)
             yield batches[number]
 
     def is_set(self) -> bool:
@@ -120,10 +124,13 @@ def run_forked(work: Pieces, workers: int) -> int:
     board = Board(workers)
     batches = list(work.pieces)
     results = [os.memfd_create("expo") for _ in range(workers)]
-    lender = Lender(work.plan.inputs, workers, work.settings.connections) if work.plan.n_streamed else None
+    lender = Lender(work.plan.inputs, workers, work.settings.ahead) if work.plan.n_streamed else None
     try:
         children = [_fork(work, board, batches, lender, k, results[k]) for k in range(workers)]
-        with lender or nullcontext():
+        with ExitStack() as stack:
+            if lender:
+                stack.enter_context(lender)
+            stack.callback(board.set)  # whatever ends this: the lender waits for the workers' ends
             failures = _await(work, board, lender, [pid for pid, _ in children], [pipe for _, pipe in children])
             if failures:
                 raise min(failures, key=lambda failure: failure[:2])[2]
@@ -168,7 +175,7 @@ def _fork(
 def _work(work: Pieces, board: Board, batches: list[list[Piece]], k: int, parent: int, result: int):
     """In a worker: the segments that it takes; returns (job, segment, kind, message) of a failure."""
     part = work.part([], progress=lambda n_bytes: board.add(_DONE, k, n_bytes), stop=board, ahead=board.workers)
-    part.pieces = board.share_of(batches)
+    part.pieces = board.share_of(batches, k, max(_LEAD, board.workers) if work.plan.n_streamed else len(batches))
     try:
         _end_with(parent)
         work.let_go()

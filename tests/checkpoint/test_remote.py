@@ -7,6 +7,7 @@ import pytest
 from standin_hub import Faults
 from standin_hub.hub import TOKEN
 
+from expo.checkpoint import storage
 from expo.checkpoint.remote import RemoteFile
 from expo.errors import ChangedFile, HubAccessDenied, HubBadAnswer, HubError, HubRepositoryNotFound, HubUnreachable
 
@@ -39,7 +40,9 @@ def test_a_range_is_the_files_bytes(read_from, is_large):
 @pytest.mark.parametrize(
     "kind", ["500", "503", "429", "408", "reset", "close", "html", "whole", "excess", "other", "short"]
 )
-def test_what_fails_now_and_then_changes_no_byte(read_from, kind):
+@pytest.mark.parametrize("has_proxy", [False, True], ids=["own connections", "the session"])
+def test_what_fails_now_and_then_changes_no_byte(read_from, kind, has_proxy, monkeypatch):
+    monkeypatch.setattr(storage, "_has_proxy", lambda where: has_proxy)
     file = remote(read_from)
     read_from.faults = Faults(2, [kind])
     for at in range(0, N, 50_000):

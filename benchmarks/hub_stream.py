@@ -92,26 +92,32 @@ def extrapolate(*options: object) -> list:
 
 
 def measure_in(work: Path) -> dict:
-    """The rate of `--stream` for several numbers of connections, each beside a plain download; bits and memory."""
+    """The rate of `--stream` for several numbers of connections, each beside a plain download; bits and memory.
+
+    The plain download goes through huggingface_hub's session, as its own downloads do, and neither hashes nor writes;
+    `--stream` checks every byte's hash, computes, writes, and shares the cores with the server. The floor, sockets
+    that are received from and nothing else, is told beside it, without a bar.
+    """
     pair = make_pair(work)
     streamed, rates = ["--sft", "org/sft", "--dpo", "org/dpo", "--stream"], {}
     plain_script = HERE / "contenders" / "plain_download.py"
     with served(work, pair, "--latency", str(LATENCY_S)) as environment:
         for n in CONNECTIONS:
-            ratios, ours, plains, peak = [], [], [], 0.0
+            ratios, ours, plains, floors, peak = [], [], [], [], 0.0
             for _ in range(ROUNDS):
                 ask = [sys.executable, plain_script, "org/sft", "org/dpo", "--connections", n]
-                plain = run_json(ask, environment)
+                plain, floor = run_json(ask, environment), run_json([*ask, "--bare"], environment)
                 mine = run_json(
                     extrapolate(*streamed, "--connections", n, "-o", work / "out", "--overwrite"), environment
                 )
                 plains.append(plain["n_bytes"] / MIB / plain["seconds"])
                 ours.append(plain["n_bytes"] / MIB / mine["seconds"])
+                floors.append(floor["n_bytes"] / MIB / floor["seconds"])
                 ratios.append(ours[-1] / plains[-1])
-                peak = max(peak, mine["peak_mib"])
+                peak = max(peak, mine["peak_mib"], mine["peak_rss_mib"])  # the second with what its forks add
             rates[str(n)] = {
                 "mib_per_s": spread(ours), "plain_mib_per_s": spread(plains), "ratio": spread(ratios),
-                "peak_mib": round(peak, 1),
+                "floor_mib_per_s": spread(floors), "peak_mib": round(peak, 1),
             }  # fmt: skip
         local = ["--sft", pair / "sft", "--dpo", pair / "dpo-1e-2", "-o", work / "local"]
         seconds = run_json(extrapolate(*local), environment)["seconds"]

@@ -1,14 +1,18 @@
-"""The floor of reading from the Hub: the same files by ranges over N connections, each byte fetched and dropped.
+"""A plain parallel download: the same files by ranges over N connections, each byte fetched and dropped.
 
-Prints one JSON line: seconds from the first range to the last, and bytes.
+Through huggingface_hub's session, which is what its own downloads use, or (--bare) by sockets that are received from
+into one buffer: the floor of what a process can do. Neither hashes nor writes. Prints one JSON line: seconds from the
+first range to the last, and bytes.
 """
 
 import argparse
+import http.client
 import itertools
 import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlsplit
 
 from huggingface_hub import HfApi, get_hf_file_metadata, get_session, hf_hub_url
 
@@ -21,7 +25,9 @@ def main() -> None:
     parser.add_argument("repositories", nargs="+")
     parser.add_argument("--connections", type=int, default=8)
     parser.add_argument("--range-mib", type=float, default=8)
+    parser.add_argument("--bare", action="store_true", help="sockets instead of huggingface_hub's session; no TLS")
     args = parser.parse_args()
+    read = fetch_bare if args.bare else fetch
     step = int(args.range_mib * 2**20)
     ranges = []
     for repo_id in args.repositories:
@@ -36,7 +42,7 @@ def main() -> None:
     work = [piece for row in itertools.zip_longest(*ranges) for piece in row if piece]
     began = time.perf_counter()
     with ThreadPoolExecutor(args.connections) as pool:
-        n_bytes = sum(pool.map(lambda piece: fetch(*piece), work))
+        n_bytes = sum(pool.map(lambda piece: read(*piece), work))
     print(json.dumps({"seconds": time.perf_counter() - began, "n_bytes": n_bytes, "requests": len(work)}))
 
 
@@ -51,6 +57,16 @@ def fetch(address: str, first: int, last: int) -> int:
             buffer[done : done + len(piece)] = piece
             done += len(piece)
     return done
+
+
+def fetch_bare(address: str, first: int, last: int) -> int:
+    """The same, over this thread's own connection."""
+    where, buffer = urlsplit(address), _LOCAL.__dict__.setdefault("buffer", bytearray(last - first))
+    connection = _LOCAL.__dict__.setdefault("connection", http.client.HTTPConnection(where.netloc, timeout=60))
+    connection.request("GET", f"{where.path}?{where.query}", headers={"Range": f"bytes={first}-{last - 1}"})
+    response = connection.getresponse()
+    assert response.status == 206, response.status
+    return response.readinto(memoryview(buffer)[: last - first])
 
 
 if __name__ == "__main__":

@@ -64,9 +64,9 @@ class Shard:
 class RemoteShard:
     """One weight file on the Hub, the same that its header was read from."""
 
-    def __init__(self, file: WeightFile, ahead: ReadAhead, track: Track | None):
+    def __init__(self, file: WeightFile, track: Track | None, ahead: ReadAhead = READ_AHEAD):
         """track: of the checkpoint's files, read ahead; None: each read is a request of its own."""
-        self.file, self.ahead, self.track = file, ahead, track
+        self.file, self.track, self.ahead = file, track, ahead
 
     def read_into(self, out: memoryview, spec: TensorSpec, start: int = 0) -> None:
         """Fill `out` with bytes [start, start + len(out)) of one tensor. Raises a HubError, or ChangedFile."""
@@ -184,7 +184,7 @@ class Shards:
         if file.remote is None:
             return Shard(file)
         self._open_track()
-        return RemoteShard(file, self.ahead, self.track)
+        return RemoteShard(file, self.track, self.ahead)
 
     def _open_track(self) -> None:
         remote = [file.remote for file in self.files.values() if file.remote]

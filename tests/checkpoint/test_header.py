@@ -246,10 +246,10 @@ BOMBS = {
 def test_a_hostile_header_is_refused_in_seconds_and_in_a_short_message(tmp_path, raw):
     assert len(raw) <= 5 * 2**20
     path = raw_safetensors(tmp_path / "m", raw)
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(errors.HeaderError) as caught:
         read_header(path, "m")
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
     assert len(str(caught.value)) < 1000
 
 

@@ -30,6 +30,7 @@ from expo.stream.survey import survey
 
 Progress = Callable[[int], None]
 Sums = tuple[float, float, float]
+Part = tuple[Apart | None, Sums | None, int]  # of one segment; last: elements of theirs that are not finite
 
 
 def against(
@@ -56,7 +57,7 @@ def against(
     pairs = _pairs(ours_of, published, result)
     if not pairs:
         raise VerifyError(f"{label} and {published.source.label} have no tensor in common: is that the model meant?")
-    parts: dict[tuple[str, int], tuple[Apart | None, Sums | None]] = {}
+    parts: dict[tuple[str, int], Part] = {}
     with Shards(published) as theirs:
         if made is None:
             with Shards(stored) as reader:
@@ -91,9 +92,10 @@ def _sum_up(result: Against, ours: dict[str, Any], pairs: dict[str, TensorSpec],
     every: dict[str, list[Sums]] = {}
     for name in pairs:
         rows = [parts[name, k] for k in range(n_segments(ours[name].n_elements)) if (name, k) in parts]
-        compared = [part for part, _ in rows if part is not None]
+        compared = [part for part, _, _ in rows if part is not None]
         whole = functools.reduce(Apart.joined, compared) if compared else None
-        sums = [row for _, row in rows if row is not None]
+        sums = [row for _, row, _ in rows if row is not None]
+        result.n_left_out += sum(n for _, _, n in rows)
         every.setdefault(module_group(name), []).extend(sums)
         result.tensors.append(Beside(name, whole, Fidelity.of(sums)))
     found = {group: Fidelity.of(sums) for group, sums in every.items() if sums}
@@ -126,7 +128,7 @@ def _compare_stored(
                     reader.read_into(views[0], spec, at)
                     theirs.read_into(views[1], pairs[spec.name], at)
                     found = found.joined(apart(*views, spec.dtype, at * 8 // spec.dtype.bits))
-            parts[spec.name, segment] = found, None
+            parts[spec.name, segment] = found, None, 0
             if progress:
                 progress(last - first)
 
@@ -176,7 +178,7 @@ class _Comparison(Pieces):
         job = self.plan.jobs[index]
         first, last = elements_of(segment, job.n_elements)
         found: Apart | None = Apart()
-        sums: list[Sums] = []
+        sums: list[tuple[Sums, int]] = []
         if job.is_raw_copy:
             spans = cut(job.dtype.n_bytes(first), job.dtype.n_bytes(last), self.settings.tile * 4)
             tiles = ((at * 8 // job.dtype.bits, n_bytes * 8 // job.dtype.bits) for at, n_bytes in spans)
@@ -186,11 +188,12 @@ class _Comparison(Pieces):
             low, high = max(start, first), min(start + n, last)
             mine, theirs = self._tile(lane, job, start, n, low, high, sums)
             found = None if theirs is None or found is None else found.joined(apart(mine, theirs, job.dtype, low))
+        moved = tuple(map(total, zip(*(row for row, _ in sums), strict=True))) if sums else None
         with self.guard:
-            self.parts[job.name, segment] = found, tuple(map(total, zip(*sums, strict=True))) if sums else None
+            self.parts[job.name, segment] = found, moved, sum(n for _, n in sums)
         self.progress(job.dtype.n_bytes(last - first))
 
-    def _tile(self, lane: Lane, job: Job, start: int, n: int, low: int, high: int, sums: list[Sums]):
+    def _tile(self, lane: Lane, job: Job, start: int, n: int, low: int, high: int, sums: list):
         """Our bytes and the published ones of elements [low, high); None for those of another type."""
         spec = self.pairs[job.name]
         other, theirs = lane.raw("theirs", spec.dtype.n_bytes(high - low), torch_dtype(spec.dtype))

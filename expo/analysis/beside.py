@@ -49,6 +49,7 @@ class Against:
     fidelity: Fidelity = field(default_factory=lambda: Fidelity(None, None))  # of the published file
     groups: dict[str, Fidelity] = field(default_factory=dict)
     no_alpha: str | None = None  # why the published file's effective alpha is not known
+    n_left_out: int = 0  # elements of the published file that are not finite, of which the alpha knows nothing
     seconds: float = 0.0
 
     @property
@@ -93,6 +94,7 @@ class Against:
             "asked_alpha": self.alpha,
             **_held(self.fidelity, self.alpha),
             "no_alpha": self.no_alpha,
+            "n_left_out": self.n_left_out,
             "groups": {name: _held(fidelity, self.alpha) for name, fidelity in self.groups.items()},
             "tensors": [tensor.record(self.alpha) for tensor in self.tensors],
             "seconds": round(self.seconds, 4),

@@ -9,7 +9,7 @@ import torch
 from engine import command
 from hypothesis import given
 from hypothesis import strategies as st
-from pico import pico_pair
+from pico import pico_pair, write_checkpoint
 from safetensors.torch import load_file, save_file
 
 from expo.analysis.steps import apart, steps
@@ -131,12 +131,9 @@ def test_a_published_model_that_is_not_there_is_an_error_that_names_it(work, cap
 
 
 def test_the_audit_of_recipes_is_a_table_of_what_their_headers_name(hub, work, capsys):
-    recipe = (
-        "merge_method: extrapolate\nbase_model: tester/sft\nmodels: [{model: tester/dpo}]\nparameters: {alpha: 0.3}\n"
-    )
-    (work / "good.yaml").write_text(f"# A\n# published: tester/ref\n{recipe}")
-    (work / "lost.yaml").write_text(f"# A\n# published: tester/gone\n{recipe}")
-    (work / "silent.yaml").write_text(recipe)
+    (work / "good.yaml").write_text(f"# A\n# published: tester/ref\n{RECIPE}")
+    (work / "lost.yaml").write_text(f"# A\n# published: tester/gone\n{RECIPE}")
+    (work / "silent.yaml").write_text(RECIPE)
     before = {path.name for path in work.iterdir()}
     code, out, err = command(capsys, "recipes", "audit", "good.yaml", "lost.yaml", "silent.yaml")
     row = next(line for line in out.splitlines() if line.startswith("good.yaml"))
@@ -147,6 +144,120 @@ def test_the_audit_of_recipes_is_a_table_of_what_their_headers_name(hub, work, c
     code, out, _ = command(capsys, "recipes", "audit", "good.yaml", "--json")
     assert code == 0 and json.loads(out)["same"] and json.loads(out)["recipe"] == "good.yaml"
     assert {path.name for path in work.iterdir()} == before
+
+
+def published(hub, work, name, tensors, **options):
+    """A checkpoint of these tensors on the Hub, as tester/NAME."""
+    config = json.loads((work / "out" / "config.json").read_text())
+    hub.add(f"tester/{name}", write_checkpoint(work / name, tensors, config=config, **options))
+    return f"tester/{name}"
+
+
+def compared(capsys, *options):
+    """The comparison as data, of a plan or of out."""
+    code, out, err = command(capsys, *options, "--json", "--quiet")
+    assert code == 0, err
+    found = json.loads(out)
+    return found.get("against", found)
+
+
+RECIPE = "merge_method: extrapolate\nbase_model: tester/sft\nmodels: [{model: tester/dpo}]\nparameters: {alpha: 0.3}\n"
+PAIR = ["extrapolate", "--sft", "tester/sft", "--dpo", "tester/dpo", "--stream"]
+
+
+def test_other_shards_and_another_order_make_no_difference(hub, work, capsys):
+    held = tensors(work / "out")
+    place = published(hub, work, "cut", dict(reversed(held.items())), shards=5)
+    for words in (PAIR, ["verify", "out"]):
+        assert compared(capsys, *words, "--against", place)["same"]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_published_value_that_is_not_finite_is_left_out_of_the_alpha_and_counted(hub, work, capsys, bad):
+    held, name = tensors(work / "ref"), "model.layers.1.mlp.up_proj.weight"
+    held[name].view(-1)[5] = bad
+    place = published(hub, work, "broken", held)
+    rest = tensors(work / "ref")
+    rest[name].view(-1)[5] = tensors(work / "dpo")[name].view(-1)[5]
+    alpha, cosine = alpha_of(rest, work)
+    found = compared(capsys, *PAIR, "--against", place)
+    assert found["n_left_out"] == 1 and found["n_elements"] - found["n_elements_identical"] >= 1
+    assert math.isclose(found["effective_alpha"], alpha, rel_tol=2e-3) and abs(found["cosine"] - cosine) < 2e-3
+    text = command(capsys, "verify", "out", "--against", place)[1]
+    assert "without 1 element of NaN or infinity" in text and "every value is the same" not in text
+
+
+def test_infinities_of_the_inputs_leave_the_alpha_of_the_others_as_it_is(hub, work, capsys):
+    for name in ("sft", "dpo", "ref"):
+        held = tensors(work / name)
+        held["lm_head.weight"].view(-1)[3] = math.inf
+        published(hub, work, f"{name}8", held)
+    pair = ["extrapolate", "--sft", "tester/sft8", "--dpo", "tester/dpo8", "--stream", "--allow-non-finite"]
+    rest = tensors(work / "ref")
+    rest["lm_head.weight"].view(-1)[3] = tensors(work / "dpo")["lm_head.weight"].view(-1)[3]
+    found = compared(capsys, *pair, "--against", "tester/ref8")
+    assert math.isclose(found["effective_alpha"], alpha_of(rest, work)[0], rel_tol=2e-3)
+
+
+def test_another_type_has_an_alpha_and_is_not_called_identical(hub, work, capsys):
+    place = published(hub, work, "wide", {name: t.float() for name, t in tensors(work / "ref").items()})
+    code, out, _ = command(capsys, *PAIR, "--against", place)
+    assert code == 0 and "100 %" not in out and "no tensor has the same type" in out and "--dtype" in out
+    found = compared(capsys, *PAIR, "--against", place)
+    assert math.isclose(found["effective_alpha"], alpha_of(tensors(work / "ref"), work)[0], rel_tol=1e-3)
+    assert compared(capsys, *PAIR, "--dtype", "float32", "--against", place)["n_elements"] > 0
+
+
+def test_an_alpha_of_zero_says_how_the_published_one_is_measured(work, capsys):
+    code, out, _ = command(capsys, *PAIR, "--alpha", "0", "--against", "tester/ref")
+    assert code == 0 and "not known: alpha 0 changes nothing to measure by; with any other --alpha" in out
+
+
+def test_against_prints_its_plan_as_json_and_warns_of_a_bin(hub, work, capsys):
+    code, out, _ = command(capsys, *PAIR, "--against", "tester/ref", "--dry-run", "--json")
+    assert code == 0 and json.loads(out)["plan"]["tensors"] == len(tensors(work / "dpo"))
+    code, out, _ = command(capsys, *PAIR, "--against", "tester/ref", "--dry-run")
+    assert "tester/ref@" in out and "nothing is written" in out
+    (work / "pickled").mkdir()
+    torch.save(tensors(work / "out"), work / "pickled" / "pytorch_model.bin")
+    hub.add("tester/pickled", work / "pickled")
+    for words in (PAIR, ["verify", "out"]):
+        code, out, err = command(capsys, *words, "--against", "tester/pickled")
+        assert code == 0 and "cannot be read by ranges" in err and "holds exactly these tensors" in out
+
+
+def test_a_published_model_that_is_not_there_is_found_out_before_the_output_is_read(work, capsys):
+    for path in (work / "out").glob("*.safetensors"):
+        path.unlink()
+    code, _, err = command(capsys, "verify", "out", "--against", "tester/none")
+    assert code == 1 and "tester/none: no such model" in err
+    assert command(capsys, "verify", "out", "--against", "")[0] == 1
+
+
+def test_an_audit_takes_recipes_of_other_methods(hub, work, capsys):
+    linear = "models: [{model: tester/sft}, {model: tester/dpo}]\nmerge_method: linear\nparameters: {weight: 0.5}\n"
+    (work / "mean.yaml").write_text(f"# published: tester/mean\n{linear}")
+    assert command(capsys, "merge", "mean.yaml", "-o", "mean", "--quiet")[0] == 0
+    hub.add("tester/mean", work / "mean")
+    code, out, err = command(capsys, "recipes", "audit", "mean.yaml", "--json")
+    assert code == 0 and json.loads(out)["same"], err
+
+
+def test_an_audit_that_is_interrupted_shows_what_it_has_found(work, capsys, monkeypatch):
+    from expo.analysis import audit as module
+
+    for name in ("a.yaml", "b.yaml"):
+        (work / name).write_text(f"# published: tester/ref\n{RECIPE}")
+    whole = module.audit
+
+    def audit(name, text, **options):
+        if name == "b.yaml":
+            raise KeyboardInterrupt
+        return whole(name, text, **options)
+
+    monkeypatch.setattr(module, "audit", audit)
+    code, out, _ = command(capsys, "recipes", "audit", "a.yaml", "b.yaml")
+    assert code != 0 and "a.yaml" in out and "0 steps" in out
 
 
 def test_every_shipped_recipe_of_the_authors_names_what_they_published():

@@ -205,8 +205,7 @@ def _add_small_files(plan: Plan, sink: FolderSink, report: Report) -> None:
 
 
 def _card_input(role: str, source: Source, stage: str | None) -> CardInput:
-    own = f"{source.repo_id}@{source.revision}" if source.repo_id else source.folder.name
-    return CardInput(role, own, source.repo_id, stage, license_of(source))
+    return CardInput(role, source.own_label, source.repo_id, stage, license_of(source))
 
 
 def _index_of(donor: Checkpoint, folder: str) -> str | None:

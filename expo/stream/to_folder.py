@@ -29,7 +29,7 @@ from expo.stream.loop import Stream, report_of, settings_for
 from expo.stream.pieces import Progress
 from expo.stream.probe import check_tied, pair_warnings
 from expo.stream.ranks import World, world
-from expo.stream.report import Fidelity, Report, peak_rss
+from expo.stream.report import Report, peak_rss, report_of_manifest
 from expo.stream.rest import read_through
 from expo.stream.survey import survey
 from expo.stream.workers import carry_out
@@ -229,12 +229,4 @@ def _index_name(index: str | None) -> str:
 
 def _report_of_finished(plan: Plan, delivery: ToFolder) -> Report:
     """The report of a run that had nothing left to do but to appear."""
-    effective = read_manifest(delivery.sink.sealed[NAME].parent)["effective"]
-    return Report(
-        output=delivery.label,
-        tensors=len(plan.jobs),
-        n_bytes_written=plan.n_bytes_written,
-        alpha=plan.recipe.asked_alpha,
-        fidelity=Fidelity(effective["multiple"], effective["cosine"]),
-        groups={name: Fidelity(g["multiple"], g["cosine"]) for name, g in effective["groups"].items()},
-    )
+    return report_of_manifest(plan, delivery.label, read_manifest(delivery.sink.sealed[NAME].parent))

@@ -134,6 +134,25 @@ def test_a_branch_of_a_new_repository(hub, folder):
     assert held(hub, "tester/m", "v1") == local(folder) and held(hub, "tester/m") == {}
 
 
+@pytest.mark.parametrize("name", ["a b", "../x", "a//b", "/a", "a/", ".a", "a.lock", "-x", "a~1", "refs/pr/1", "@", ""])
+def test_a_name_that_no_branch_can_have_is_refused_before_anything_is_asked(hub, folder, name):
+    with pytest.raises(PushError, match="cannot be a branch"):
+        push(folder, "tester/m", branch=name)
+    assert not hub.asked and not hub.repositories
+
+
+@pytest.mark.parametrize("name", ["main", "v1.2", "a/b-c_d", "été"])
+def test_any_name_that_git_takes_is_a_branch(hub, folder, name):
+    push(folder, "tester/m", branch=name)
+    assert held(hub, "tester/m", name) == local(folder)
+
+
+def test_a_private_repository_of_an_organisation(hub, folder):
+    hub.users[TOKEN] = User("tester", orgs=("org",))
+    push(folder, "org/m", private=True)
+    assert held(hub, "org/m") == local(folder) and push(folder, "org/m", private=True).already
+
+
 def test_a_pull_request_is_opened_once(hub, folder, other):
     push(folder, "tester/m")
     done = push(other, "tester/m", pr=True)

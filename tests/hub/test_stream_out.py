@@ -307,7 +307,8 @@ def test_several_stages_are_refused_before_they_are_made_where_the_target_was_ch
     n_before = len(pair.asked)
     code, _, err = command(capsys, *arguments)
     assert code == 1 and "tester/out exists and holds other content" in err
-    assert not [asked for asked in pair.asked[n_before:] if asked.host == "storage" and asked.n_bytes > 3_000]
+    # Headers, of files so small that they come whole; the stages would read each again.
+    assert sum(asked.n_bytes for asked in pair.asked[n_before:] if asked.host == "storage") < 19 * 20_000
 
 
 def test_a_finished_command_is_refused_before_it_computes_where_the_target_was_changed(pair, capsys, tmp_path):

@@ -82,6 +82,8 @@ def show_against(found) -> None:
     if found.unlike:
         facts.append(("of another form", _some(found.unlike)))
     show_facts([(word, printable(text)) for word, text in facts])
+    for note in found.notes:
+        click.echo(f"note: {printable(note)}")
     if found.is_same:
         click.echo("the published checkpoint holds exactly these tensors")
 

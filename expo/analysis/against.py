@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from expo.analysis.beside import Against, Beside
+from expo.analysis.named import named_as
 from expo.analysis.pool import for_each, segments
 from expo.analysis.steps import Apart, apart
 from expo.checkpoint import Shards
@@ -52,11 +53,16 @@ def against(
     made = ours if isinstance(ours, Plan) else plan
     stored = None if isinstance(ours, Plan) else ours
     label = made.recipe.title if stored is None else stored.source.label
-    result = Against(label, published.source.label, no_alpha=no_alpha)
+    published, notes = named_as(ours, published, made)
+    result = Against(label, published.source.label, no_alpha=no_alpha, notes=notes)
     ours_of = {job.name: job for job in made.jobs} if stored is None else stored.tensors
     pairs = _pairs(ours_of, published, result)
     if not pairs:
-        raise VerifyError(f"{label} and {published.source.label} have no tensor in common: is that the model meant?")
+        names = " and ".join(next(iter(side), "nothing") for side in (ours_of, published.tensors))
+        raise VerifyError(
+            f"{label} and {published.source.label} have no tensor in common ({names} are their first): is that the "
+            "model meant?"
+        )
     parts: dict[tuple[str, int], Part] = {}
     with Shards(published) as theirs:
         if made is None:

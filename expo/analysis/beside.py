@@ -50,6 +50,7 @@ class Against:
     groups: dict[str, Fidelity] = field(default_factory=dict)
     no_alpha: str | None = None  # why the published file's effective alpha is not known
     n_left_out: int = 0  # elements of the published file that are not finite, of which the alpha knows nothing
+    notes: list[str] = field(default_factory=list)  # how the published tensors were brought beside ours
     seconds: float = 0.0
 
     @property
@@ -91,6 +92,7 @@ class Against:
             "only_ours": self.only_ours,
             "only_published": self.only_published,
             "unlike": self.unlike,
+            "notes": self.notes,
             "asked_alpha": self.alpha,
             **_held(self.fidelity, self.alpha),
             "no_alpha": self.no_alpha,

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from architectures import save_both_layouts
 from engine import command
 from hypothesis import given
 from hypothesis import strategies as st
@@ -170,6 +171,30 @@ def test_other_shards_and_another_order_make_no_difference(hub, work, capsys):
     place = published(hub, work, "cut", dict(reversed(held.items())), shards=5)
     for words in (PAIR, ["verify", "out"]):
         assert compared(capsys, *words, "--against", place)["same"]
+
+
+def test_names_that_a_rule_or_transformers_itself_explains_are_compared(hub, work, capsys):
+    held, cut = tensors(work / "ref"), "model."
+    alpha = alpha_of(held, work)[0]
+    bare = published(hub, work, "bare", {name.removeprefix(cut): t for name, t in held.items()})
+    found = compared(capsys, *PAIR, "--against", bare)
+    assert found["n_tensors"] == len(held) and "another layout" in found["notes"][0]
+    assert math.isclose(found["effective_alpha"], alpha, rel_tol=1e-3)
+    strange = published(hub, work, "strange", {f"x.{name}": t for name, t in held.items()})
+    found = compared(capsys, *PAIR, "--against", strange, "--rename", "x.=>", "--arithmetic", "reference")
+    assert found["same"]
+    code, _, err = command(capsys, *PAIR, "--against", strange)
+    assert code == 1 and "no tensor in common (model.embed_tokens.weight and x.lm_head.weight" in err
+
+
+def test_experts_in_another_layout_are_the_same_tensors(tmp_path, capsys):
+    home = save_both_layouts(tmp_path, "mixtral")
+    pair = ["extrapolate", "--sft", home / "sft" / "original", "--dpo", home / "dpo" / "original"]
+    assert command(capsys, *pair, "--layout", "packed", "-o", tmp_path / "out", "--quiet")[0] == 0
+    found = compared(capsys, *pair, "--against", tmp_path / "out")
+    assert found["same"] and "another layout" in found["notes"][0]
+    found = compared(capsys, "verify", tmp_path / "out", "--against", home / "dpo" / "original")
+    assert found["n_tensors"] and not found["same"] and not found["only_ours"] and not found["unlike"]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

@@ -3,20 +3,12 @@
 import json
 import math
 
-import numpy as np
 import pytest
 import torch
 from architectures import save_both_layouts
 from engine import command
-from hypothesis import given
-from hypothesis import strategies as st
 from pico import pico_pair, write_checkpoint
 from safetensors.torch import load_file, save_file
-
-from expo.analysis.steps import apart, steps
-from expo.dtypes import DTYPES
-
-TORCH = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
 
 
 @pytest.fixture
@@ -123,6 +115,9 @@ def test_against_writes_nothing_and_says_so(work, capsys):
     pair = ["--sft", "sft", "--dpo", "dpo", "--against", "ref"]
     code, _, err = command(capsys, "extrapolate", *pair, "-o", "x")
     assert code == 2 and "writes nothing" in err and not (work / "x").exists()
+    for words in (["--push-to", "tester/x"], ["--overwrite"], ["--private"], ["--branch", "b"]):
+        code, _, err = command(capsys, "extrapolate", *pair, *words)
+        assert code == 2 and f"leave out {words[0]}" in err
 
 
 @pytest.mark.parametrize("words", [["tester/none"], ["tester/ref@gone"]])
@@ -259,6 +254,21 @@ def test_a_published_model_that_is_not_there_is_found_out_before_the_output_is_r
     assert command(capsys, "verify", "out", "--against", "")[0] == 1
 
 
+def test_a_recipe_file_is_compared_too(work, capsys, tmp_path):
+    (work / "one.yaml").write_text(RECIPE)
+    words = ["merge", "one.yaml", "--stream", "--against", "tester/ref"]
+    before = sorted(path.name for path in work.iterdir())
+    assert compared(capsys, *words, "--set", "arithmetic=reference")["same"]
+    assert math.isclose(
+        compared(capsys, *words)["effective_alpha"], alpha_of(tensors(work / "ref"), work)[0], rel_tol=1e-3
+    )
+    assert sorted(path.name for path in work.iterdir()) == before
+    assert command(capsys, *words, "-o", "x")[0] == 2 and command(capsys, "merge", "one.yaml")[0] == 2
+    (work / "two.yaml").write_text(f"name: a\n{RECIPE}---\nname: b\n{RECIPE.replace('tester/dpo', 'a')}")
+    code, _, err = command(capsys, "merge", "two.yaml", "--against", "tester/ref")
+    assert code == 1 and "one stage" in err
+
+
 def test_an_audit_takes_recipes_of_other_methods(hub, work, capsys):
     linear = "models: [{model: tester/sft}, {model: tester/dpo}]\nmerge_method: linear\nparameters: {weight: 0.5}\n"
     (work / "mean.yaml").write_text(f"# published: tester/mean\n{linear}")
@@ -291,37 +301,3 @@ def test_every_shipped_recipe_of_the_authors_names_what_they_published():
 
     found = {name: published_of(file.read_text()) for name, file in library().items() if name.startswith("expo/")}
     assert len(found) >= 16 and all(found.values())
-
-
-# --- steps ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["F16", "BF16"])
-def test_every_neighbour_of_a_16_bit_type_is_one_step_away(name):
-    every = np.arange(1 << 16, dtype=np.uint16)
-    values = torch.from_numpy(every.copy()).view(TORCH[name]).to(torch.float64)
-    finite = torch.isfinite(values).numpy()
-    words, values = every[finite], values.numpy()[finite]
-    order = np.lexsort((~np.signbit(values), values))  # -0 before +0
-    words, values = words[order], values[order]
-    far = steps(words[:-1], words[1:], DTYPES[name])
-    assert np.array_equal(far, np.where(values[:-1] == values[1:], 0, 1))
-
-
-@given(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1))
-def test_steps_of_float64_are_exact_however_far(a, b):
-    place = lambda w: -(w & (2**63 - 1)) if w >> 63 else w  # noqa: E731
-    found = steps(np.array([a], np.uint64), np.array([b], np.uint64), DTYPES["F64"])
-    assert int(found[0]) == abs(place(a) - place(b))
-
-
-def test_nan_and_types_without_an_order_are_counted_apart():
-    a = torch.tensor([1.0, 2.0, math.nan, 4.0], dtype=torch.bfloat16)
-    b = torch.tensor([1.0, math.nan, math.nan, 4.03125], dtype=torch.bfloat16)
-    views = [memoryview(t.view(torch.uint8).numpy()) for t in (a, b)]
-    found = apart(*views, DTYPES["BF16"], 100)
-    assert (found.n_elements, found.n_identical, found.n_uncomparable) == (4, 2, 1)
-    assert (found.most_steps, found.worst) == (1, 103)
-    whole = [memoryview(np.array(x, np.int64)).cast("B") for x in ([1, 2, 3], [1, 5, 3])]
-    found = apart(*whole, DTYPES["I64"], 0)
-    assert (found.n_identical, found.n_uncomparable, found.worst) == (2, 1, -1)

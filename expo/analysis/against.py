@@ -81,10 +81,14 @@ def _pairs(ours: dict[str, Any], published: Checkpoint, result: Against) -> dict
     found = {}
     for name, mine in ours.items():
         spec = published.tensors.get(name)
+        if getattr(mine, "scales_of", None):
+            continue  # part of the numbers that its tensor stands for
         if spec is None:
             result.only_ours.append(name)
             continue
-        if (spec.dtype, spec.shape) != (mine.dtype, mine.shape):
+        if getattr(mine, "requantised", None) and spec.view:
+            result.unlike.append(f"{name}: {mine.dtype} with scales, compared by its numbers alone")
+        elif (spec.dtype, spec.shape) != (mine.dtype, mine.shape):
             forms = [f"{side.dtype} {list(side.shape)}" for side in (mine, spec)]
             result.unlike.append(f"{name}: {forms[0]}, published as {forms[1]}")
         if spec.shape == mine.shape:
@@ -192,15 +196,15 @@ class _Comparison(Pieces):
             tiles = tiles_of(job, segment, self.settings.tile)
         for start, n in tiles:
             low, high = max(start, first), min(start + n, last)
-            mine, theirs = self._tile(lane, job, start, n, low, high, sums)
-            found = None if theirs is None or found is None else found.joined(apart(mine, theirs, job.dtype, low))
+            mine, theirs, dtype = self._tile(lane, job, start, n, low, high, sums)
+            found = None if theirs is None or found is None else found.joined(apart(mine, theirs, dtype, low))
         moved = tuple(map(total, zip(*(row for row, _ in sums), strict=True))) if sums else None
         with self.guard:
             self.parts[job.name, segment] = found, moved, sum(n for _, n in sums)
         self.progress(job.dtype.n_bytes(last - first))
 
     def _tile(self, lane: Lane, job: Job, start: int, n: int, low: int, high: int, sums: list):
-        """Our bytes and the published ones of elements [low, high); None for those of another type."""
+        """Our bytes, the published ones of elements [low, high) or None for another type, and the type of ours."""
         spec = self.pairs[job.name]
         other, theirs = lane.raw("theirs", spec.dtype.n_bytes(high - low), torch_dtype(spec.dtype))
         self.theirs.read_into(theirs, spec, spec.dtype.n_bytes(low))
@@ -212,8 +216,11 @@ class _Comparison(Pieces):
             mine = view[at - job.dtype.n_bytes(start) :][:n_bytes]
             with torch.inference_mode():
                 sums.append(lane.tile(job, n).change_of(other, low - start))
+        dtype = job.dtype
         if self.stored:
             checkpoint, reader = self.stored
-            _, mine = lane.raw("ours", n_bytes)
-            reader.read_into(mine, checkpoint.tensors[job.name], at)
-        return mine, theirs if spec.dtype == job.dtype else None
+            own = checkpoint.tensors[job.name]
+            dtype = own.dtype  # of a tensor with scales: that of its numbers
+            _, mine = lane.raw("ours", dtype.n_bytes(high - low))
+            reader.read_into(mine, own, dtype.n_bytes(low))
+        return mine, theirs if spec.dtype == dtype else None, dtype

@@ -7,6 +7,7 @@ import pytest
 import torch
 from architectures import save_both_layouts
 from engine import command
+from float8 import write_float8
 from pico import pico_pair, write_checkpoint
 from safetensors.torch import load_file, save_file
 
@@ -190,6 +191,21 @@ def test_experts_in_another_layout_are_the_same_tensors(tmp_path, capsys):
     assert found["same"] and "another layout" in found["notes"][0]
     found = compared(capsys, "verify", tmp_path / "out", "--against", home / "dpo" / "original")
     assert found["n_tensors"] and not found["same"] and not found["only_ours"] and not found["unlike"]
+
+
+def test_float8_with_fresh_scales_is_found_identical_with_its_inputs_and_without(tmp_path, capsys):
+    for seed, name in enumerate(("sft", "dpo")):
+        write_float8(tmp_path / name, seed, "block")
+    pair = ["extrapolate", "--sft", tmp_path / "sft", "--dpo", tmp_path / "dpo", "--requantize"]
+    out = tmp_path / "out"
+    assert command(capsys, *pair, "-o", out, "--quiet")[0] == 0
+    given = ["--input", f"sft={tmp_path / 'sft'}", "--input", f"dpo={tmp_path / 'dpo'}"]
+    for words in (["verify", out], ["verify", out, *given]):
+        found = compared(capsys, *words, "--against", out)
+        assert found["same"] and found["n_elements"] == found["n_elements_identical"] > 400_000
+    held = found["effective_alpha"]
+    found = compared(capsys, *pair, "--against", out)
+    assert found["effective_alpha"] == held and not found["only_ours"] and not found["only_published"]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

@@ -1,12 +1,15 @@
 """What a checkpoint's README.md says in its metadata: its license, and the models it was made from."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from expo.checkpoint.spec import Source
+from expo.errors import UnreadableFile
 
+CARD = "README.md"
 _MOST = 1 << 16  # characters read of a card
 _LICENSE = ("license", "license_name", "license_link")
 # A line that one of them begins, and those below that belong to it.
@@ -15,12 +18,30 @@ _ROWS = re.compile(rf"^([\"']?)(?:{'|'.join(_LICENSE)})\1[ \t]*:.*(?:\n(?:[ \t]+
 
 def card_head(source: Source) -> str | None:
     """The block between the first two lines of dashes; None without one."""
-    readme = source.folder / "README.md"
+    readme = source.folder / CARD
     if not readme.is_file():
         return None
     with open(readme, encoding="utf-8-sig", errors="replace") as file:
-        found = re.match(r"\s*---[ \t]*\n(.*?)\n---", file.read(_MOST), re.DOTALL)
+        return _head(file.read(_MOST))
+
+
+def _head(text: str) -> str | None:
+    found = re.match(r"\s*---[ \t]*\n(.*?)\n---", text, re.DOTALL)
     return found[1] if found else None
+
+
+def check_card(path: Path) -> None:
+    """Raise UnreadableFile for a card that the Hub could not read, before anything is sent there."""
+    try:
+        said = yaml.safe_load(_head(path.read_text(encoding="utf-8-sig")) or "")
+    except UnicodeDecodeError as error:
+        raise UnreadableFile(f"{path}: byte {error.start} is not UTF-8.", "Save it as UTF-8, or remove it.") from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        place = getattr(error, "problem_mark", None)
+        line = f" (line {place.line + 2})" if place else ""
+        raise UnreadableFile(f"{path}: its metadata is not YAML{line}.", "Correct the block between the ---.") from None
+    if not isinstance(said, dict | None):
+        raise UnreadableFile(f"{path}: its metadata is no table of keys.", "Correct the block between the ---.")
 
 
 def license_of(source: Source) -> dict[str, str | list[str]]:

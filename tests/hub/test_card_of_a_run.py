@@ -3,6 +3,8 @@
 import os
 
 import pytest
+import torch
+from adapters import write_adapter
 from engine import command
 from huggingface_hub import ModelCard
 from pico import pico_pair
@@ -52,6 +54,20 @@ def test_every_input_stands_with_its_revision_beside_recipe_figures_and_citation
     assert "aligned + alpha * (aligned - base)" in text and '"alpha": 0.3' in text
     assert "| asked alpha | effective alpha | cosine with the exact change |" in text
     assert "## Citation" in text and "2404.16792" in text
+
+
+def test_an_adapters_license_counts_like_a_models(hub, carded, tmp_path, capsys):
+    carded(APACHE, APACHE)
+    q_proj = "model.layers.0.self_attn.q_proj.lora"
+    factors = {f"{q_proj}_A.weight": torch.ones(1, 16), f"{q_proj}_B.weight": torch.ones(16, 1)}
+    adapter = write_adapter(tmp_path / "adapter", factors, r=1)
+    (adapter / "README.md").write_text("---\nlicense: mit\n---\n")
+    hub.add("tester/adapter", adapter)
+    pair = ["--sft", "tester/sft", "--dpo", "tester/sft+tester/adapter", "-o", "adapted", "--quiet"]
+    assert command(capsys, "extrapolate", *pair)[0] == 0
+    found = ModelCard.load(tmp_path / "adapted" / "README.md")
+    assert found.data.base_model == ["tester/sft", "tester/adapter"] and found.data.license is None
+    assert "tester/sft: apache-2.0; tester/adapter: mit." in found.content
 
 
 def test_a_license_of_its_own_name_is_taken_over_whole(hub, carded):

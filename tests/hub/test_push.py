@@ -3,6 +3,8 @@
 import shutil
 
 import pytest
+import torch
+from adapters import write_adapter
 from hub_client import use
 from standin_hub import Faults, User
 from standin_hub.hub import TOKEN
@@ -352,6 +354,44 @@ def test_two_pushes_to_one_target_exclude_each_other(hub, folder):
     with pytest.raises(OutputError, match="in use by process"):
         push(folder, "tester/m")
     target.close()
+
+
+@pytest.mark.parametrize(
+    ("card", "words"),
+    [
+        (b"\xff", "byte 0 is not UTF-8"),
+        (b"---\nlicense: mit\ntags: [a\n---\n", "not YAML"),
+        (b"---\n- a\n---\n", "no table"),
+        (b"---\ndate: 2024-99-99\n---\n", "not YAML"),
+    ],
+)
+def test_a_card_that_nobody_can_read_is_refused_before_anything_is_asked(hub, folder, tmp_path, card, words):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (copy / "README.md").write_bytes(card)
+    with pytest.raises(SourceError, match=f"README.md: .*{words}"):
+        push(copy, "tester/m")
+    assert not hub.asked
+
+
+@pytest.mark.parametrize("card", ["", "# Mine\n", "\ufeff---\n\n---\n", "---\n# nothing\n---\n", "--- no end"])
+def test_a_card_without_metadata_is_no_mistake(hub, folder, tmp_path, card):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (copy / "README.md").write_text(card)
+    push(copy, "tester/m")
+    assert held(hub, "tester/m")["README.md"] == card.encode()
+
+
+def test_an_adapter_arrives_with_every_side_file_and_no_trainers_state(hub, tmp_path):
+    factors = {f"m.lora_{k}.weight": torch.ones(1, 1) for k in "AB"}
+    folder = write_adapter(tmp_path / "adapter", factors, r=1)
+    for name in ("README.md", "LICENSE", "tokenizer.json", "special_tokens_map.json", "merges.txt"):
+        (folder / name).write_text("{}")
+    wanted = local(folder)
+    (folder / "optimizer.pt").write_bytes(b"state")
+    (folder / "checkpoint-5").mkdir()
+    (folder / "checkpoint-5" / "adapter_config.json").write_text("{}")
+    push(folder, "tester/adapter")
+    assert held(hub, "tester/adapter") == wanted and "LICENSE" in wanted
 
 
 def test_a_card_that_the_hub_refuses_is_named_and_nothing_is_sent_twice(hub, folder, tmp_path):

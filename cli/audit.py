@@ -29,14 +29,16 @@ def audit_all(
 
     texts = {name: text for name, text in texts.items() if not every or published_of(text)}
     rows = []
-    for number, (name, text) in enumerate(texts.items(), 1):
-        if not quiet:
-            click.echo(f"{number} of {len(texts)}: {name} against {published_of(text)}", err=True)
-        rows.append(audit(name, text, stream=stream, threads=threads))
-        if as_json:
-            click.echo(json.dumps(rows[-1].record()))
-    if not as_json and not quiet and any(row.found for row in rows):
-        show_table(_HEADINGS, [_cells(row) for row in rows if row.found], left=2)
+    try:
+        for number, (name, text) in enumerate(texts.items(), 1):
+            if not quiet:
+                click.echo(f"{number} of {len(texts)}: {name} against {published_of(text) or 'nothing'}", err=True)
+            rows.append(audit(name, text, stream=stream, threads=threads))
+            if as_json:
+                click.echo(json.dumps(rows[-1].record()))
+    finally:  # what hours have found is shown, whatever ended them
+        if not as_json and not quiet and any(row.found for row in rows):
+            show_table(_HEADINGS, [_cells(row) for row in rows if row.found], left=2)
     failed = [row for row in rows if row.error]
     if failed:
         lines = "\n".join(f"- {row.name}: {printable(row.error)}".replace("\n", "\n  ") for row in failed)
@@ -51,7 +53,7 @@ def _cells(row) -> tuple[str, ...]:
         found.published,
         f"{found.n_identical} of {len(found.tensors)}",
         share(every),
-        plural(every.most_steps, "step"),
+        plural(every.most_steps, "step") if every.n_elements else "-",
         "-" if found.alpha is None else f"{found.alpha:g}",
         "-" if held is None else f"{held:g}",
         "-" if found.fidelity.cosine is None else f"{found.fidelity.cosine:.4f}",

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from expo.cli.hub_options import BRANCH, PR, PRIVATE, PUSH_TO, target_of
+from expo.cli.hub_options import AGAINST, BRANCH, PR, PRIVATE, PUSH_TO, target_of
 from expo.cli.options import (
     CONNECTIONS,
     DRY_RUN,
@@ -35,6 +35,7 @@ SET = click.option(
 @SET
 @PLUGIN
 @click.option("--keep-stages", is_flag=True, help="Keep what earlier stages made, in OUTPUT.stages.")
+@AGAINST
 @PUSH_TO
 @PRIVATE
 @BRANCH
@@ -44,20 +45,43 @@ SET = click.option(
 @VERIFY_INPUTS
 @CONNECTIONS
 @over_a_recipe
-def merge(recipe: Path, out: Path | None, output: Path | None, sets: tuple[str, ...], **options) -> None:
+def merge(
+    recipe: Path, out: Path | None, output: Path | None, sets: tuple[str, ...], against: str | None, **options
+) -> None:
     """Run the merge that RECIPE describes into OUTPUT, which is given by -o or second.
 
     Options count instead of what RECIPE says; --dtype and --shard-size for its results only, the others for every
     stage. Relative paths in RECIPE count from the current directory. A killed run continues when the same command is
-    repeated.
+    repeated. With --against nothing is written.
     """
-    if (out and output) or not (out or output or options["push_to"]):
+    if (out and output) or not (out or output or options["push_to"] or against is not None):
         raise click.UsageError("Give the output once: expo merge RECIPE -o OUTPUT, or expo merge RECIPE OUTPUT.")
     from expo.recipe import read_recipe
 
     load_plugins(options["plugins"])
     recipes = read_recipe(recipe, sets).with_settings(**recipe_fields(options))
-    _write(recipes, output or out, options)
+    if against is None:
+        _write(recipes, output or out, options)
+    else:
+        _compare(recipes, against, {**options, "output": output or out})
+
+
+def _compare(recipes, published: str, options: dict[str, Any]) -> None:
+    """What the recipe gives beside a published checkpoint."""
+    from expo.cli.against import compare_plan
+    from expo.errors import PlanError, RecipeError
+    from expo.stages import located
+
+    if len(recipes.stages) > 1:
+        raise RecipeError("--against takes a recipe of one stage: merge into a folder, then expo verify it.")
+    stage = recipes.stages[0]
+    if not options["quiet"]:
+        for note in recipes.notes:
+            click.echo(f"note: {note}", err=True)
+    try:
+        compare_plan(stage.recipe, published, options)
+    except PlanError as error:
+        raise located(error, stage) from None
 
 
 def _write(recipes, output: Path | None, options: dict[str, Any]) -> None:

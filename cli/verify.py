@@ -64,8 +64,9 @@ def verify(output: str, recompute: float | None, against: str | None, as_json: b
     problem.
     """
     load_plugins(options.pop("plugins"))
+    published = _opened(against, options) if against is not None else None  # before what takes long
     result = _verify(output, recompute, quiet, options)
-    found = _against(output, against, quiet, options) if against and not result.problems else None
+    found = _against(output, published, options) if published and not result.problems else None
     if as_json:
         click.echo(json.dumps({**result.record(), **({"against": found.record()} if found else {})}))
     elif not quiet:
@@ -98,21 +99,29 @@ def _verify(output: str, recompute: float | None, quiet: bool, options: dict):
         )
 
 
-def _against(output: str, published: str, quiet: bool, options: dict):
+def _opened(published: str, options: dict):
+    """The published checkpoint, whose weights stay where they are."""
+    from expo.checkpoint import open_checkpoint
+    from expo.cli.write import warn
+    from expo.recipe.recipe import parse_size
+
+    found = open_checkpoint(published, max_header=parse_size(options["max_header"]), stream=True)
+    warn(*found.warnings)
+    return found
+
+
+def _against(output: str, published, options: dict):
     """The output beside a published checkpoint."""
     from expo.analysis.verify_against import verify_against
-    from expo.cli.progress import Progress
     from expo.recipe.recipe import parse_size
 
     names = ("inputs", "threads", "allow_non_finite", "stream")
-    with Progress(1, quiet=True) as progress:
-        return verify_against(
-            output,
-            published,
-            **{name: options[name] for name in names},
-            max_header=parse_size(options["max_header"]),
-            progress=progress,
-        )
+    return verify_against(
+        output,
+        published,
+        **{name: options[name] for name in names},
+        max_header=parse_size(options["max_header"]),
+    )
 
 
 def _show(result) -> None:

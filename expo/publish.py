@@ -4,8 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from expo.checkpoint import open_checkpoint
-from expo.checkpoint.adapters import SIDE_FILES, resolve_adapter
-from expo.checkpoint.contents import NOT_CARRIED
+from expo.checkpoint.adapters import resolve_adapter
+from expo.checkpoint.contents import NOT_CARRIED, is_side_file
+from expo.checkpoint.files import check_inside
+from expo.checkpoint.model_card import CARD, check_card
+from expo.checkpoint.source import list_files
 from expo.errors import AdapterNotModel, MissingSource, PushError
 from expo.output.hub import HubTarget
 from expo.output.hub_commit import MESSAGE, Published, already_there
@@ -76,8 +79,12 @@ def files_of(folder: str | Path) -> dict[str, Path]:
         names += source.side_files
     except AdapterNotModel:
         source = resolve_adapter(str(root))
-        names = [*source.weights, *source.side_files, *(name for name in SIDE_FILES if (root / name).is_file())]
+        names = [*source.weights, *source.side_files, *filter(is_side_file, list_files(root))]
+        for name in names:
+            check_inside(root.absolute(), name)
     names += [name for name in sorted({*NOT_CARRIED, NAME}) if (root / name).is_file()]
     if len(names) > 25_000:
         raise PushError(f"{folder}: {len(names)} files are more than one commit takes. Push fewer, larger ones.")
+    if CARD in names:
+        check_card(root / CARD)
     return {name: root / name for name in dict.fromkeys(names)}

@@ -7,21 +7,21 @@ first is run, from the headers that the earlier ones will have.
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import xxhash
-
 from expo.checkpoint import open_checkpoint
-from expo.checkpoint.spec import Checkpoint, Source, TensorSpec, WeightFile
+from expo.checkpoint.spec import Checkpoint
 from expo.errors import ExpoError, OutputError, PlanError, RecipeError
 from expo.output.folder import FolderSink
 from expo.output.hub import HubTarget
 from expo.planning import Plan, plan
+from expo.planning.awaited import expected
 from expo.planning.budget import disk_bytes
 from expo.planning.complaints import Told
-from expo.planning.identity import check_output, fingerprint, input_records
+from expo.planning.identity import check_output, fingerprint, identity_of_stages, input_records
 from expo.planning.on_the_hub import check_passage, check_room, checked_target
 from expo.recipe import Recipe, Recipes, Stage, read_recipe
 
@@ -87,6 +87,7 @@ class Run:
             raise OutputError(f"{self.output} cannot be written as a folder. Choose another output.")
         self.between = self.output.with_name(self.output.name + ".stages")
         self.plans_of: dict[str, Plan] = {}  # the latest plan of each stage, in the order in which they run
+        self.whole: str | None = None  # what all stages together are, where they pass to the Hub
 
     def folder(self, stage: Stage) -> Path:
         """Where a stage is written: OUT, or OUT/NAME where the recipe has several results, or OUT.stages/NAME."""
@@ -132,14 +133,19 @@ class Run:
             self._check_room(planned)
         if self.target and planned[-1][0] in results:
             check_room(planned[-1][1], self.target)
+        if self.passes and len(planned) == len(self.recipes.stages) > 1:
+            self.whole = identity_of_stages([stage_plan for _, stage_plan in planned])
         return planned
 
     def run(self, run: Runner, *, keep_stages: bool = False) -> dict[str, Any]:
         """Run what is not done yet; the reports, by name, of the results that were not done."""
         from expo.stream.ranks import world  # loads torch
+        from expo.stream.shown import note_result, shown_result
 
         first = world().first  # of several processes one decides and notes
         results, reports = self.recipes.results, {}
+        if self.whole and (shown := shown_result(self.plans_of[results[0].name], self.target, self.whole)):
+            return {results[0].name: shown}
         made: dict[str, Checkpoint] = {}
         for stage in self.recipes.stages:
             planned, folder = self._plan(stage, made), self.folder(stage)
@@ -151,6 +157,8 @@ class Run:
                 first(self._note_done, stage.name, key)
                 if stage in results:
                     reports[stage.name] = report
+                    if self.whole:
+                        note_result(self.target, self.whole, report)
             if stage not in results:
                 made[stage.name] = open_checkpoint(str(folder), max_header=stage.recipe.max_header)
         first(self._tidy, keep_stages)
@@ -168,6 +176,9 @@ class Run:
             self._write_done({name: key for name, key in self._done().items() if name not in names})
         else:
             shutil.rmtree(self.between)
+            if self.passes:
+                with suppress(OSError):  # not empty: another run's journal
+                    self.target.place.parent.rmdir()
 
     @staticmethod
     def _is_there(checkpoint: Checkpoint) -> bool:
@@ -270,28 +281,3 @@ def located(error: PlanError, stage: Stage, name: str = "") -> PlanError:
 def made_by(planned: Plan) -> dict[str, Any]:
     """How a stage is made, as the manifests of later ones say it."""
     return {"recipe": planned.recipe.record(), "inputs": input_records(planned)}
-
-
-@dataclass(frozen=True)
-class Awaited(Source):
-    """Where a stage will write."""
-
-    @property
-    def label(self) -> str:
-        return Path(self.text).name
-
-
-def expected(planned: Plan, folder: Path) -> Checkpoint:
-    """The checkpoint that a plan will have written: its table of tensors; side files are still the donor's."""
-    tensors = {
-        job.name: TensorSpec(job.name, job.dtype, job.shape, job.file, job.at, job.n_bytes) for job in planned.jobs
-    }
-    hashes = {shard.name: xxhash.xxh3_128_hexdigest(shard.header[8:]) for shard in planned.shards}  # without its length
-    files = {
-        shard.name: WeightFile(shard.name, folder / shard.name, shard.n_bytes, 0, hashes[shard.name], {})
-        for shard in planned.shards
-    }
-    own = planned.donor.source
-    # The names of the files tell it apart from the donor, whose side files it has.
-    source = Awaited(str(folder), own.folder, tuple(str(folder / file) for file in files), None, own.side_files)
-    return Checkpoint(source, files, tensors, planned.config)

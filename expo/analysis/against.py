@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from expo.analysis.beside import Against, Beside
+from expo.analysis.named import named_as
 from expo.analysis.pool import for_each, segments
 from expo.analysis.steps import Apart, apart
 from expo.checkpoint import Shards
@@ -30,6 +31,7 @@ from expo.stream.survey import survey
 
 Progress = Callable[[int], None]
 Sums = tuple[float, float, float]
+Part = tuple[Apart | None, Sums | None, int]  # of one segment; last: elements of theirs that are not finite
 
 
 def against(
@@ -51,12 +53,17 @@ def against(
     made = ours if isinstance(ours, Plan) else plan
     stored = None if isinstance(ours, Plan) else ours
     label = made.recipe.title if stored is None else stored.source.label
-    result = Against(label, published.source.label, no_alpha=no_alpha)
+    published, notes = named_as(ours, published, made)
+    result = Against(label, published.source.label, no_alpha=no_alpha, notes=notes)
     ours_of = {job.name: job for job in made.jobs} if stored is None else stored.tensors
     pairs = _pairs(ours_of, published, result)
     if not pairs:
-        raise VerifyError(f"{label} and {published.source.label} have no tensor in common: is that the model meant?")
-    parts: dict[tuple[str, int], tuple[Apart | None, Sums | None]] = {}
+        names = " and ".join(next(iter(side), "nothing") for side in (ours_of, published.tensors))
+        raise VerifyError(
+            f"{label} and {published.source.label} have no tensor in common ({names} are their first): is that the "
+            "model meant?"
+        )
+    parts: dict[tuple[str, int], Part] = {}
     with Shards(published) as theirs:
         if made is None:
             with Shards(stored) as reader:
@@ -74,10 +81,14 @@ def _pairs(ours: dict[str, Any], published: Checkpoint, result: Against) -> dict
     found = {}
     for name, mine in ours.items():
         spec = published.tensors.get(name)
+        if getattr(mine, "scales_of", None):
+            continue  # part of the numbers that its tensor stands for
         if spec is None:
             result.only_ours.append(name)
             continue
-        if (spec.dtype, spec.shape) != (mine.dtype, mine.shape):
+        if getattr(mine, "requantised", None) and spec.view:
+            result.unlike.append(f"{name}: {mine.dtype} with scales, compared by its numbers alone")
+        elif (spec.dtype, spec.shape) != (mine.dtype, mine.shape):
             forms = [f"{side.dtype} {list(side.shape)}" for side in (mine, spec)]
             result.unlike.append(f"{name}: {forms[0]}, published as {forms[1]}")
         if spec.shape == mine.shape:
@@ -91,9 +102,10 @@ def _sum_up(result: Against, ours: dict[str, Any], pairs: dict[str, TensorSpec],
     every: dict[str, list[Sums]] = {}
     for name in pairs:
         rows = [parts[name, k] for k in range(n_segments(ours[name].n_elements)) if (name, k) in parts]
-        compared = [part for part, _ in rows if part is not None]
+        compared = [part for part, _, _ in rows if part is not None]
         whole = functools.reduce(Apart.joined, compared) if compared else None
-        sums = [row for _, row in rows if row is not None]
+        sums = [row for _, row, _ in rows if row is not None]
+        result.n_left_out += sum(n for _, _, n in rows)
         every.setdefault(module_group(name), []).extend(sums)
         result.tensors.append(Beside(name, whole, Fidelity.of(sums)))
     found = {group: Fidelity.of(sums) for group, sums in every.items() if sums}
@@ -126,7 +138,7 @@ def _compare_stored(
                     reader.read_into(views[0], spec, at)
                     theirs.read_into(views[1], pairs[spec.name], at)
                     found = found.joined(apart(*views, spec.dtype, at * 8 // spec.dtype.bits))
-            parts[spec.name, segment] = found, None
+            parts[spec.name, segment] = found, None, 0
             if progress:
                 progress(last - first)
 
@@ -176,7 +188,7 @@ class _Comparison(Pieces):
         job = self.plan.jobs[index]
         first, last = elements_of(segment, job.n_elements)
         found: Apart | None = Apart()
-        sums: list[Sums] = []
+        sums: list[tuple[Sums, int]] = []
         if job.is_raw_copy:
             spans = cut(job.dtype.n_bytes(first), job.dtype.n_bytes(last), self.settings.tile * 4)
             tiles = ((at * 8 // job.dtype.bits, n_bytes * 8 // job.dtype.bits) for at, n_bytes in spans)
@@ -184,14 +196,15 @@ class _Comparison(Pieces):
             tiles = tiles_of(job, segment, self.settings.tile)
         for start, n in tiles:
             low, high = max(start, first), min(start + n, last)
-            mine, theirs = self._tile(lane, job, start, n, low, high, sums)
-            found = None if theirs is None or found is None else found.joined(apart(mine, theirs, job.dtype, low))
+            mine, theirs, dtype = self._tile(lane, job, start, n, low, high, sums)
+            found = None if theirs is None or found is None else found.joined(apart(mine, theirs, dtype, low))
+        moved = tuple(map(total, zip(*(row for row, _ in sums), strict=True))) if sums else None
         with self.guard:
-            self.parts[job.name, segment] = found, tuple(map(total, zip(*sums, strict=True))) if sums else None
+            self.parts[job.name, segment] = found, moved, sum(n for _, n in sums)
         self.progress(job.dtype.n_bytes(last - first))
 
-    def _tile(self, lane: Lane, job: Job, start: int, n: int, low: int, high: int, sums: list[Sums]):
-        """Our bytes and the published ones of elements [low, high); None for those of another type."""
+    def _tile(self, lane: Lane, job: Job, start: int, n: int, low: int, high: int, sums: list):
+        """Our bytes, the published ones of elements [low, high) or None for another type, and the type of ours."""
         spec = self.pairs[job.name]
         other, theirs = lane.raw("theirs", spec.dtype.n_bytes(high - low), torch_dtype(spec.dtype))
         self.theirs.read_into(theirs, spec, spec.dtype.n_bytes(low))
@@ -203,8 +216,11 @@ class _Comparison(Pieces):
             mine = view[at - job.dtype.n_bytes(start) :][:n_bytes]
             with torch.inference_mode():
                 sums.append(lane.tile(job, n).change_of(other, low - start))
+        dtype = job.dtype
         if self.stored:
             checkpoint, reader = self.stored
-            _, mine = lane.raw("ours", n_bytes)
-            reader.read_into(mine, checkpoint.tensors[job.name], at)
-        return mine, theirs if spec.dtype == job.dtype else None
+            own = checkpoint.tensors[job.name]
+            dtype = own.dtype  # of a tensor with scales: that of its numbers
+            _, mine = lane.raw("ours", dtype.n_bytes(high - low))
+            reader.read_into(mine, own, dtype.n_bytes(low))
+        return mine, theirs if spec.dtype == dtype else None, dtype

@@ -40,7 +40,6 @@ def audit(
     name: str,
     text: str,
     *,
-    arithmetic: str = "reference",
     stream: bool = True,
     threads: int | None = None,
     max_header: int | None = None,
@@ -48,7 +47,7 @@ def audit(
 ) -> Audited:
     """Compute a recipe again, and compare it with the repository that its header names; a failure is a finding.
 
-    text: the recipe. arithmetic: "reference" repeats the ExPO authors' roundings. stream: read by ranges.
+    text: the recipe; extrapolations repeat the ExPO authors' roundings. stream: read by ranges.
     """
     published = published_of(text)
     if published is None:
@@ -57,7 +56,9 @@ def audit(
         stages = read_recipe(text).stages
         if len(stages) > 1:
             raise RecipeError("it has several stages; an audit takes one.")
-        recipe = replace(stages[0].recipe, arithmetic=arithmetic, stream=stream)
+        recipe = replace(stages[0].recipe, stream=stream)
+        if recipe.method == "extrapolate":
+            recipe = replace(recipe, arithmetic="reference")
         recipe = replace(recipe, max_header=max_header or recipe.max_header)
         theirs = open_checkpoint(published, max_header=recipe.max_header, stream=stream)
         return Audited(name, published, against(plan(recipe), theirs, threads=threads, progress=progress))

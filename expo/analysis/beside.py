@@ -49,6 +49,8 @@ class Against:
     fidelity: Fidelity = field(default_factory=lambda: Fidelity(None, None))  # of the published file
     groups: dict[str, Fidelity] = field(default_factory=dict)
     no_alpha: str | None = None  # why the published file's effective alpha is not known
+    n_left_out: int = 0  # elements of the published file that are not finite, of which the alpha knows nothing
+    notes: list[str] = field(default_factory=list)  # how the published tensors were brought beside ours
     seconds: float = 0.0
 
     @property
@@ -90,9 +92,11 @@ class Against:
             "only_ours": self.only_ours,
             "only_published": self.only_published,
             "unlike": self.unlike,
+            "notes": self.notes,
             "asked_alpha": self.alpha,
             **_held(self.fidelity, self.alpha),
             "no_alpha": self.no_alpha,
+            "n_left_out": self.n_left_out,
             "groups": {name: _held(fidelity, self.alpha) for name, fidelity in self.groups.items()},
             "tensors": [tensor.record(self.alpha) for tensor in self.tensors],
             "seconds": round(self.seconds, 4),

@@ -8,13 +8,14 @@ from expo.analysis.beside import Against
 from expo.analysis.recompute import Recompute
 from expo.checkpoint import open_checkpoint
 from expo.checkpoint.files import DEFAULT_MAX_HEADER
+from expo.checkpoint.spec import Checkpoint
 from expo.errors import ExpoError
 from expo.output.manifest import NAME, read_manifest
 
 
 def verify_against(
     output: str | Path,
-    published: str | Path,
+    published: str | Path | Checkpoint,
     *,
     inputs: Mapping[str, str] | None = None,
     threads: int | None = None,
@@ -32,7 +33,8 @@ def verify_against(
     """
     options = {"max_header": max_header, "stream": stream}
     ours = open_checkpoint(output, **options)
-    theirs = open_checkpoint(published, max_header=max_header, stream=True)
+    if not isinstance(published, Checkpoint):
+        published = open_checkpoint(published, max_header=max_header, stream=True)
     planned, reason = None, None
     if not (ours.source.folder / NAME).is_file():
         reason = f"{ours.source.text} has no {NAME}, which says what it was made of"
@@ -44,7 +46,7 @@ def verify_against(
             if inputs:
                 raise
             reason = _shortly(error)
-    return against(ours, theirs, plan=planned, no_alpha=reason, threads=threads, progress=progress)
+    return against(ours, published, plan=planned, no_alpha=reason, threads=threads, progress=progress)
 
 
 def _shortly(error: ExpoError) -> str:

@@ -16,6 +16,7 @@ from urllib.request import getproxies, proxy_bypass
 from expo.checkpoint.adapters import CONFIG, SIDE_FILES, WEIGHTS, adapter_in_folder, choose_adapter
 from expo.checkpoint.contents import WEIGHT_SUFFIXES, choose_weights, is_side_file
 from expo.checkpoint.hub_errors import keep_addresses_unsaid, patiently, translated
+from expo.checkpoint.model_card import CARD
 from expo.checkpoint.pipelines import list_of, listed_folders, weights_in
 from expo.checkpoint.remote import RemoteFile
 from expo.checkpoint.source import from_folder
@@ -117,7 +118,7 @@ def fetch_adapter(text: str, repo_id: str, revision: str | None) -> Source:
         commit, names = _listing(repo_id, revision)
     except HubUnreachable as cause:
         return _adapter_from_cache(text, repo_id, revision, cause)
-    wanted = {choose_adapter(names, text), CONFIG, *(set(SIDE_FILES) & set(names))}
+    wanted = {choose_adapter(names, text), CONFIG, *({*SIDE_FILES, CARD} & set(names))}
     folder = _download(repo_id, revision or "main", wanted)
     if folder.name != commit:  # the branch moved on meanwhile
         folder = _download(repo_id, commit, wanted)

@@ -1,6 +1,7 @@
 """What a header says: where each tensor lies and what it is. Plain records; no tensor data, no torch."""
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,8 +99,15 @@ class Source:
     @property
     def label(self) -> str:
         """What records and cards call it: org/name@commit, or the last part of a local path; adapters behind a +."""
-        own = f"{self.repo_id}@{self.revision}" if self.repo_id else self.folder.name
-        return "+".join([own, *(adapter.label for adapter in self.adapters)])
+        return "+".join([self.own_label, *(adapter.label for adapter in self.adapters)])
+
+    @property
+    def own_label(self) -> str:
+        """The same without its adapters."""
+        if self.repo_id:
+            return f"{self.repo_id}@{self.revision}"
+        # A folder's name is bytes, and records are UTF-8.
+        return os.fsencode(self.folder.name).decode(errors="replace")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from expo.version import __version__
 
 def card(what: str, base: str | None, sources: Sequence[str], said: Mapping[str, Any]) -> str:
     """The whole file. what: one sentence; base: the Hub id of the base; said: settings and figures."""
-    metadata: dict[str, Any] = {"base_model": base} if base else {}
+    metadata: dict[str, Any] = {"base_model": base, "base_model_relation": "adapter"} if base else {}
     metadata |= {"library_name": "peft", "tags": ["expo", "lora"]}
     return "\n".join(
         [

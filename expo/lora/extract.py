@@ -183,7 +183,7 @@ class _Job:
             settings["task_type"] = "CAUSAL_LM"
         source = self.base.source
         # PEFT looks a folder up by this name, so it is no more than a name where the base is no repository.
-        name = source.label if source.adapters else source.repo_id or source.folder.name
+        name = source.label if source.adapters else source.repo_id or source.own_label
         return peft_config(name, ranks, settings)
 
     def _card(self, found: Extraction) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor
 from expo.checkpoint import Shards
 from expo.checkpoint.adapters import resolve_adapter
 from expo.checkpoint.files import DEFAULT_MAX_HEADER
+from expo.checkpoint.source import HUB_ID, looks_local
 from expo.checkpoint.spec import Checkpoint, TensorSpec
 from expo.checkpoint.views.adapter import Adapter, open_adapter
 from expo.errors import DataError, PlanError, RecipeError
@@ -195,7 +196,8 @@ class _Pair:
     def _card(self, found: Extrapolation, settings: dict[str, Any]) -> str:
         labels = [self.dpo.source.label, self.sft.source.label]
         base = self.dpo.config.base_name
-        hub_id = base if base.count("/") == 1 and not base.startswith((".", "/", "~")) else None
+        found_id = HUB_ID.fullmatch(base)
+        hub_id = base if found_id and not found_id[2] and not looks_local(Path(base)) else None
         what = f"{labels[0]} + {self.alpha:g} ({labels[0]} - {labels[1]})"
         figures = {} if found.captured is None else {"captured": float(f"{found.captured:.4g}")}
         return card(what, hub_id, labels, {**settings, **figures})

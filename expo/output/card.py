@@ -43,7 +43,7 @@ class CardInput:
     label: str
     repo_id: str | None
     stage: str | None = None  # the earlier stage that made it
-    license: Mapping[str, str] = field(default_factory=dict)  # license, license_name, license_link of its own card
+    license: Mapping[str, Any] = field(default_factory=dict)  # license, license_name, license_link of its own card
 
     @property
     def revision(self) -> str | None:
@@ -96,23 +96,46 @@ def _row(role: str, source: CardInput) -> str:
     """One input in a table of three columns."""
     name = f"made by the stage {source.stage}" if source.stage else source.repo_id or source.label
     cells = (role, name, source.revision or "local")
-    return "| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in cells) + " |"
+    return "| " + " | ".join(_line(cell).replace("|", "\\|") for cell in cells) + " |"
+
+
+def _line(text: str) -> str:
+    """A name in a line of its own."""
+    return " ".join(text.split())
 
 
 def _licenses(inputs: Sequence[CardInput]) -> list[str]:
     """What the inputs' cards state, where it does not become the result's own license."""
     if agreed_license(inputs) or not any(source.license for source in inputs):
         return []
-    said = [f"{source.repo_id or source.label}: {source.license.get('license', 'none stated')}" for source in inputs]
-    return [f"Licenses of the inputs: {'; '.join(said)}. What applies to this model has to be looked up.", ""]
+    said = [f"{source.repo_id or source.label}: {_stated(source.license)}" for source in inputs]
+    return [
+        f"Licenses of the inputs: {'; '.join(map(_line, said))}. What applies to this model has to be looked up.",
+        "",
+    ]
 
 
-def agreed_license(inputs: Sequence[CardInput]) -> dict[str, str]:
+def _stated(license: Mapping[str, Any]) -> str:
+    """What one card states of its license, in words."""
+    names = ", ".join(_names(license)) or "none stated"
+    more = [license[key] for key in ("license_name", "license_link") if key in license]
+    return f"{names} ({', '.join(more)})" if more else names
+
+
+def _names(license: Mapping[str, Any]) -> list[str]:
+    found = license.get("license", [])
+    return found if isinstance(found, list) else [found]
+
+
+def agreed_license(inputs: Sequence[CardInput]) -> dict[str, Any]:
     """The license that all inputs state in the same words, if the Hub knows it; {} where there is none such."""
     stated = [dict(source.license) for source in inputs]
-    if not stated or any(one != stated[0] for one in stated) or stated[0].get("license") not in LICENSES:
+    if not stated or any(one != stated[0] for one in stated):
         return {}
-    return {} if stated[0]["license"] == "other" and "license_name" not in stated[0] else stated[0]
+    names = _names(stated[0])
+    if not names or not LICENSES.issuperset(names):
+        return {}
+    return {} if "other" in names and "license_name" not in stated[0] else stated[0]
 
 
 def _told(stages: Mapping[str, Any]) -> list[str]:

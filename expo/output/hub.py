@@ -14,7 +14,7 @@ import xxhash
 
 from expo.errors import PushError, TargetHolds, TargetMissing
 from expo.output.arrived import Arrived, ArrivedFiles, packed, stamp_of, unpacked
-from expo.output.hub_access import check_may_create, check_may_write, check_token, prepare_library
+from expo.output.hub_access import check_branch, check_may_create, check_may_write, check_token, prepare_library
 from expo.output.hub_content import Content, content_of
 from expo.output.hub_errors import endpoint, page, patiently, push_error
 from expo.output.state import state_folder, state_path
@@ -54,6 +54,8 @@ class HubTarget:
             raise TargetMissing(f"{repo_id}: not a name that the Hub takes. A target is org/name.")
         if branch and pr:
             raise PushError(f"{repo_id}: a branch and a pull request exclude each other: give one of them.")
+        if branch is not None:
+            check_branch(repo_id, branch)
         self.repo_id, self.private, self.overwrite = repo_id, private, overwrite
         self.branch, self.pr, self.show_progress = branch, pr, show_progress
         self.main = self.held = Content()

@@ -1,8 +1,9 @@
 """Who pushes, and whether that account may: asked before any work, and nothing is changed."""
 
+import re
 from typing import Any
 
-from expo.errors import TargetMissing
+from expo.errors import PushError, TargetMissing
 from expo.output.hub_errors import no_token, no_write_access, page, patiently, told
 
 
@@ -23,6 +24,16 @@ def check_token(repo_id: str) -> None:
 
     if not get_token():
         raise no_token(repo_id)
+
+
+# What git takes as a part of a branch's name: no dot or dash first, no .lock last, none of these characters.
+_PART = re.compile(r"(?![.-])(?!.*\.\.)(?!.*@\{)[^\x00-\x20\x7f ~^:?*\[\\/]+(?<!\.lock)(?<!\.)")
+
+
+def check_branch(repo_id: str, name: str) -> None:
+    """Raise PushError for a name that no branch can have."""
+    if name in ("@", "HEAD") or name.startswith("refs/") or not all(map(_PART.fullmatch, name.split("/"))):
+        raise PushError(f"{repo_id}: {name!r} cannot be a branch. Letters, digits, . - _ and / inside make a name.")
 
 
 def check_may_write(api: Any, repo_id: str, *, pr: bool) -> None:

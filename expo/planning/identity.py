@@ -1,6 +1,7 @@
 """What identifies a run and its inputs: on this machine (the fingerprint) and anywhere (the record)."""
 
 import json
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +62,21 @@ def may_be_result(plan: Plan, manifest: bytes) -> bool:
         return False
 
 
-def fingerprint(plan: Plan) -> str:
-    """A hash of all that decides the output's bytes, and of what identifies the inputs on this machine."""
+def identity_of_stages(plans: Sequence[Plan]) -> str:
+    """A hash of all that decides the bytes of the last of several stages, whether or not the earlier ones are there."""
+    return xxhash.xxh3_128_hexdigest(json.dumps([fingerprint(plan, made=plan.uses) for plan in plans]).encode())
+
+
+def fingerprint(plan: Plan, *, made: Collection[str] = ()) -> str:
+    """A hash of all that decides the output's bytes, and of what identifies the inputs on this machine.
+
+    made: inputs that are made again, so that their files' times do not count.
+    """
     inputs = {name: input_record(checkpoint) for name, checkpoint in every_input(plan).items()}
-    times = {name: [f.mtime_ns for f in checkpoint.every_file] for name, checkpoint in every_input(plan).items()}
+    times = {
+        name: [] if name in made else [f.mtime_ns for f in checkpoint.every_file]
+        for name, checkpoint in every_input(plan).items()
+    }
     # What configs and tokenizers decide, and what an input was allowed to hold.
     made_of = [
         (

@@ -3,9 +3,11 @@
 import math
 import resource
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from expo.planning.jobs import Plan
 
 _STOCHASTIC = " To keep the right multiple, with more noise: --rounding stochastic."
 WARN_BEYOND = 0.10  # deviation of the written multiple that is worth a warning
@@ -135,3 +137,16 @@ class Report:
             "warnings": self.warnings,
             **({"published": self.published.record()} if self.published else {}),
         }
+
+
+def report_of_manifest(plan: Plan, label: str, manifest: Mapping[str, Any]) -> Report:
+    """The report of a result that is there: its figures are those of its manifest."""
+    effective = manifest["effective"]
+    return Report(
+        output=label,
+        tensors=len(plan.jobs),
+        n_bytes_written=plan.n_bytes_written,
+        alpha=plan.recipe.asked_alpha,
+        fidelity=Fidelity(effective["multiple"], effective["cosine"]),
+        groups={name: Fidelity(g["multiple"], g["cosine"]) for name, g in effective["groups"].items()},
+    )

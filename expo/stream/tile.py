@@ -201,17 +201,21 @@ class ComputedTile:
         sums = _products(self.changes)
         if all(map(math.isfinite, sums)):
             return sums
-        kept = torch.isfinite(exact) & torch.isfinite(moved)
-        sums = _products(torch.where(kept, self.changes, 0.0).to(torch.float64))
+        sums, held = _finite_products(self.changes)[0], exact.clone()
         self.load(start)  # the changes have taken the place of an operand
         self.examine(result, start)
+        exact.copy_(held)
         return sums  # nothing is wrong: the squares overflowed, or infinities are allowed
 
-    def change_of(self, other: Tensor, first: int) -> tuple[float, float, float]:
-        """The sums of the last `compute`, had it written `other` for elements [start + first, ...) of its tile."""
+    def change_of(self, other: Tensor, first: int) -> tuple[tuple[float, float, float], int]:
+        """The sums of the last `compute`, had it written `other` for elements [start + first, ...) of its tile.
+
+        NaN and infinities of `other` are left out; their number comes second.
+        """
         changes = self.changes[:, first : first + len(other)]
         changes[1].copy_(other).sub_(self.donor[first : first + len(other)])
-        return _products(changes)
+        sums = _products(changes)
+        return (sums, 0) if all(map(math.isfinite, sums)) else _finite_products(changes)
 
     def examine(self, result: Tensor, start: int) -> None:
         """Look at each element; raises NonFinite or Overflow for the first bad one."""
@@ -232,6 +236,12 @@ def _products(changes: Tensor) -> tuple[float, float, float]:
         return mixed, exact, written
     parts = [_products(block) for block in changes.split(_BLOCK, dim=1)]
     return tuple(map(total, zip(*parts, strict=True)))
+
+
+def _finite_products(changes: Tensor) -> tuple[tuple[float, float, float], int]:
+    """The products in float64 without the columns that hold a NaN or an infinity, and the number of these."""
+    kept = torch.isfinite(changes).all(0)
+    return _products(torch.where(kept, changes, 0.0).to(torch.float64)), int((~kept).sum())
 
 
 def _reference_extrapolation(base: Tensor, aligned: Tensor, *, alpha: float) -> Tensor:

@@ -29,7 +29,7 @@ from expo.stream.loop import Stream, report_of, settings_for
 from expo.stream.pieces import Progress
 from expo.stream.probe import check_tied, pair_warnings
 from expo.stream.ranks import World, world
-from expo.stream.report import Fidelity, Report, peak_rss
+from expo.stream.report import Report, peak_rss, report_of_manifest
 from expo.stream.rest import read_through
 from expo.stream.survey import survey
 from expo.stream.workers import carry_out
@@ -207,8 +207,7 @@ def _add_small_files(plan: Plan, sink: FolderSink, report: Report) -> None:
 
 
 def _card_input(role: str, source: Source, stage: str | None) -> CardInput:
-    own = f"{source.repo_id}@{source.revision}" if source.repo_id else source.folder.name
-    return CardInput(role, own, source.repo_id, stage, license_of(source))
+    return CardInput(role, source.own_label, source.repo_id, stage, license_of(source))
 
 
 def _index_of(donor: Checkpoint, folder: str) -> str | None:
@@ -232,12 +231,4 @@ def _index_name(index: str | None) -> str:
 
 def _report_of_finished(plan: Plan, delivery: ToFolder) -> Report:
     """The report of a run that had nothing left to do but to appear."""
-    effective = read_manifest(delivery.sink.sealed[NAME].parent)["effective"]
-    return Report(
-        output=delivery.label,
-        tensors=len(plan.jobs),
-        n_bytes_written=plan.n_bytes_written,
-        alpha=plan.recipe.asked_alpha,
-        fidelity=Fidelity(effective["multiple"], effective["cosine"]),
-        groups={name: Fidelity(g["multiple"], g["cosine"]) for name, g in effective["groups"].items()},
-    )
+    return report_of_manifest(plan, delivery.label, read_manifest(delivery.sink.sealed[NAME].parent))

@@ -320,7 +320,8 @@ def test_only_an_adapters_own_files_are_downloaded(base, tmp_path, monkeypatch):
     monkeypatch.setattr(hub, "_listing", lambda repo_id, revision: (SHA, names))
     monkeypatch.setattr(hub, "_download", download)
     source = open_checkpoint(f"{base}+me/adapter@v2").source.adapters[0]
-    assert asked == [("me/adapter", "v2", ["adapter_config.json", "adapter_model.safetensors", "tokenizer.json"])]
+    wanted = ["README.md", "adapter_config.json", "adapter_model.safetensors", "tokenizer.json"]  # the card: a license
+    assert asked == [("me/adapter", "v2", wanted)]
     assert (source.repo_id, source.revision, source.weights) == ("me/adapter", SHA, ("adapter_model.safetensors",))
 
 

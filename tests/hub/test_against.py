@@ -3,19 +3,13 @@
 import json
 import math
 
-import numpy as np
 import pytest
 import torch
+from architectures import save_both_layouts
 from engine import command
-from hypothesis import given
-from hypothesis import strategies as st
-from pico import pico_pair
+from float8 import write_float8
+from pico import pico_pair, write_checkpoint
 from safetensors.torch import load_file, save_file
-
-from expo.analysis.steps import apart, steps
-from expo.dtypes import DTYPES
-
-TORCH = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
 
 
 @pytest.fixture
@@ -122,6 +116,9 @@ def test_against_writes_nothing_and_says_so(work, capsys):
     pair = ["--sft", "sft", "--dpo", "dpo", "--against", "ref"]
     code, _, err = command(capsys, "extrapolate", *pair, "-o", "x")
     assert code == 2 and "writes nothing" in err and not (work / "x").exists()
+    for words in (["--push-to", "tester/x"], ["--overwrite"], ["--private"], ["--branch", "b"]):
+        code, _, err = command(capsys, "extrapolate", *pair, *words)
+        assert code == 2 and f"leave out {words[0]}" in err
 
 
 @pytest.mark.parametrize("words", [["tester/none"], ["tester/ref@gone"]])
@@ -131,12 +128,9 @@ def test_a_published_model_that_is_not_there_is_an_error_that_names_it(work, cap
 
 
 def test_the_audit_of_recipes_is_a_table_of_what_their_headers_name(hub, work, capsys):
-    recipe = (
-        "merge_method: extrapolate\nbase_model: tester/sft\nmodels: [{model: tester/dpo}]\nparameters: {alpha: 0.3}\n"
-    )
-    (work / "good.yaml").write_text(f"# A\n# published: tester/ref\n{recipe}")
-    (work / "lost.yaml").write_text(f"# A\n# published: tester/gone\n{recipe}")
-    (work / "silent.yaml").write_text(recipe)
+    (work / "good.yaml").write_text(f"# A\n# published: tester/ref\n{RECIPE}")
+    (work / "lost.yaml").write_text(f"# A\n# published: tester/gone\n{RECIPE}")
+    (work / "silent.yaml").write_text(RECIPE)
     before = {path.name for path in work.iterdir()}
     code, out, err = command(capsys, "recipes", "audit", "good.yaml", "lost.yaml", "silent.yaml")
     row = next(line for line in out.splitlines() if line.startswith("good.yaml"))
@@ -149,43 +143,177 @@ def test_the_audit_of_recipes_is_a_table_of_what_their_headers_name(hub, work, c
     assert {path.name for path in work.iterdir()} == before
 
 
+def published(hub, work, name, tensors, **options):
+    """A checkpoint of these tensors on the Hub, as tester/NAME."""
+    config = json.loads((work / "out" / "config.json").read_text())
+    hub.add(f"tester/{name}", write_checkpoint(work / name, tensors, config=config, **options))
+    return f"tester/{name}"
+
+
+def compared(capsys, *options):
+    """The comparison as data, of a plan or of out."""
+    code, out, err = command(capsys, *options, "--json", "--quiet")
+    assert code == 0, err
+    found = json.loads(out)
+    return found.get("against", found)
+
+
+RECIPE = "merge_method: extrapolate\nbase_model: tester/sft\nmodels: [{model: tester/dpo}]\nparameters: {alpha: 0.3}\n"
+PAIR = ["extrapolate", "--sft", "tester/sft", "--dpo", "tester/dpo", "--stream"]
+
+
+def test_other_shards_and_another_order_make_no_difference(hub, work, capsys):
+    held = tensors(work / "out")
+    place = published(hub, work, "cut", dict(reversed(held.items())), shards=5)
+    for words in (PAIR, ["verify", "out"]):
+        assert compared(capsys, *words, "--against", place)["same"]
+
+
+def test_names_that_a_rule_or_transformers_itself_explains_are_compared(hub, work, capsys):
+    held, cut = tensors(work / "ref"), "model."
+    alpha = alpha_of(held, work)[0]
+    bare = published(hub, work, "bare", {name.removeprefix(cut): t for name, t in held.items()})
+    found = compared(capsys, *PAIR, "--against", bare)
+    assert found["n_tensors"] == len(held) and "another layout" in found["notes"][0]
+    assert math.isclose(found["effective_alpha"], alpha, rel_tol=1e-3)
+    strange = published(hub, work, "strange", {f"x.{name}": t for name, t in held.items()})
+    found = compared(capsys, *PAIR, "--against", strange, "--rename", "x.=>", "--arithmetic", "reference")
+    assert found["same"]
+    code, _, err = command(capsys, *PAIR, "--against", strange)
+    assert code == 1 and "no tensor in common (model.embed_tokens.weight and x.lm_head.weight" in err
+
+
+def test_experts_in_another_layout_are_the_same_tensors(tmp_path, capsys):
+    home = save_both_layouts(tmp_path, "mixtral")
+    pair = ["extrapolate", "--sft", home / "sft" / "original", "--dpo", home / "dpo" / "original"]
+    assert command(capsys, *pair, "--layout", "packed", "-o", tmp_path / "out", "--quiet")[0] == 0
+    found = compared(capsys, *pair, "--against", tmp_path / "out")
+    assert found["same"] and "another layout" in found["notes"][0]
+    found = compared(capsys, "verify", tmp_path / "out", "--against", home / "dpo" / "original")
+    assert found["n_tensors"] and not found["same"] and not found["only_ours"] and not found["unlike"]
+
+
+def test_float8_with_fresh_scales_is_found_identical_with_its_inputs_and_without(tmp_path, capsys):
+    for seed, name in enumerate(("sft", "dpo")):
+        write_float8(tmp_path / name, seed, "block")
+    pair = ["extrapolate", "--sft", tmp_path / "sft", "--dpo", tmp_path / "dpo", "--requantize"]
+    out = tmp_path / "out"
+    assert command(capsys, *pair, "-o", out, "--quiet")[0] == 0
+    given = ["--input", f"sft={tmp_path / 'sft'}", "--input", f"dpo={tmp_path / 'dpo'}"]
+    for words in (["verify", out], ["verify", out, *given]):
+        found = compared(capsys, *words, "--against", out)
+        assert found["same"] and found["n_elements"] == found["n_elements_identical"] > 400_000
+    held = found["effective_alpha"]
+    found = compared(capsys, *pair, "--against", out)
+    assert found["effective_alpha"] == held and not found["only_ours"] and not found["only_published"]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_published_value_that_is_not_finite_is_left_out_of_the_alpha_and_counted(hub, work, capsys, bad):
+    held, name = tensors(work / "ref"), "model.layers.1.mlp.up_proj.weight"
+    held[name].view(-1)[5] = bad
+    place = published(hub, work, "broken", held)
+    rest = tensors(work / "ref")
+    rest[name].view(-1)[5] = tensors(work / "dpo")[name].view(-1)[5]
+    alpha, cosine = alpha_of(rest, work)
+    found = compared(capsys, *PAIR, "--against", place)
+    assert found["n_left_out"] == 1 and found["n_elements"] - found["n_elements_identical"] >= 1
+    assert math.isclose(found["effective_alpha"], alpha, rel_tol=2e-3) and abs(found["cosine"] - cosine) < 2e-3
+    text = command(capsys, "verify", "out", "--against", place)[1]
+    assert "without 1 element of NaN or infinity" in text and "every value is the same" not in text
+
+
+def test_infinities_of_the_inputs_leave_the_alpha_of_the_others_as_it_is(hub, work, capsys):
+    for name in ("sft", "dpo", "ref"):
+        held = tensors(work / name)
+        held["lm_head.weight"].view(-1)[3] = math.inf
+        published(hub, work, f"{name}8", held)
+    pair = ["extrapolate", "--sft", "tester/sft8", "--dpo", "tester/dpo8", "--stream", "--allow-non-finite"]
+    rest = tensors(work / "ref")
+    rest["lm_head.weight"].view(-1)[3] = tensors(work / "dpo")["lm_head.weight"].view(-1)[3]
+    found = compared(capsys, *pair, "--against", "tester/ref8")
+    assert math.isclose(found["effective_alpha"], alpha_of(rest, work)[0], rel_tol=2e-3)
+
+
+def test_another_type_has_an_alpha_and_is_not_called_identical(hub, work, capsys):
+    place = published(hub, work, "wide", {name: t.float() for name, t in tensors(work / "ref").items()})
+    code, out, _ = command(capsys, *PAIR, "--against", place)
+    assert code == 0 and "100 %" not in out and "no tensor has the same type" in out and "--dtype" in out
+    found = compared(capsys, *PAIR, "--against", place)
+    assert math.isclose(found["effective_alpha"], alpha_of(tensors(work / "ref"), work)[0], rel_tol=1e-3)
+    assert compared(capsys, *PAIR, "--dtype", "float32", "--against", place)["n_elements"] > 0
+
+
+def test_an_alpha_of_zero_says_how_the_published_one_is_measured(work, capsys):
+    code, out, _ = command(capsys, *PAIR, "--alpha", "0", "--against", "tester/ref")
+    assert code == 0 and "not known: alpha 0 changes nothing to measure by; with any other --alpha" in out
+
+
+def test_against_prints_its_plan_as_json_and_warns_of_a_bin(hub, work, capsys):
+    code, out, _ = command(capsys, *PAIR, "--against", "tester/ref", "--dry-run", "--json")
+    assert code == 0 and json.loads(out)["plan"]["tensors"] == len(tensors(work / "dpo"))
+    code, out, _ = command(capsys, *PAIR, "--against", "tester/ref", "--dry-run")
+    assert "tester/ref@" in out and "nothing is written" in out
+    (work / "pickled").mkdir()
+    torch.save(tensors(work / "out"), work / "pickled" / "pytorch_model.bin")
+    hub.add("tester/pickled", work / "pickled")
+    for words in (PAIR, ["verify", "out"]):
+        code, out, err = command(capsys, *words, "--against", "tester/pickled")
+        assert code == 0 and "cannot be read by ranges" in err and "holds exactly these tensors" in out
+
+
+def test_a_published_model_that_is_not_there_is_found_out_before_the_output_is_read(work, capsys):
+    for path in (work / "out").glob("*.safetensors"):
+        path.unlink()
+    code, _, err = command(capsys, "verify", "out", "--against", "tester/none")
+    assert code == 1 and "tester/none: no such model" in err
+    assert command(capsys, "verify", "out", "--against", "")[0] == 1
+
+
+def test_a_recipe_file_is_compared_too(work, capsys, tmp_path):
+    (work / "one.yaml").write_text(RECIPE)
+    words = ["merge", "one.yaml", "--stream", "--against", "tester/ref"]
+    before = sorted(path.name for path in work.iterdir())
+    assert compared(capsys, *words, "--set", "arithmetic=reference")["same"]
+    assert math.isclose(
+        compared(capsys, *words)["effective_alpha"], alpha_of(tensors(work / "ref"), work)[0], rel_tol=1e-3
+    )
+    assert sorted(path.name for path in work.iterdir()) == before
+    assert command(capsys, *words, "-o", "x")[0] == 2 and command(capsys, "merge", "one.yaml")[0] == 2
+    (work / "two.yaml").write_text(f"name: a\n{RECIPE}---\nname: b\n{RECIPE.replace('tester/dpo', 'a')}")
+    code, _, err = command(capsys, "merge", "two.yaml", "--against", "tester/ref")
+    assert code == 1 and "one stage" in err
+
+
+def test_an_audit_takes_recipes_of_other_methods(hub, work, capsys):
+    linear = "models: [{model: tester/sft}, {model: tester/dpo}]\nmerge_method: linear\nparameters: {weight: 0.5}\n"
+    (work / "mean.yaml").write_text(f"# published: tester/mean\n{linear}")
+    assert command(capsys, "merge", "mean.yaml", "-o", "mean", "--quiet")[0] == 0
+    hub.add("tester/mean", work / "mean")
+    code, out, err = command(capsys, "recipes", "audit", "mean.yaml", "--json")
+    assert code == 0 and json.loads(out)["same"], err
+
+
+def test_an_audit_that_is_interrupted_shows_what_it_has_found(work, capsys, monkeypatch):
+    from expo.analysis import audit as module
+
+    for name in ("a.yaml", "b.yaml"):
+        (work / name).write_text(f"# published: tester/ref\n{RECIPE}")
+    whole = module.audit
+
+    def audit(name, text, **options):
+        if name == "b.yaml":
+            raise KeyboardInterrupt
+        return whole(name, text, **options)
+
+    monkeypatch.setattr(module, "audit", audit)
+    code, out, _ = command(capsys, "recipes", "audit", "a.yaml", "b.yaml")
+    assert code != 0 and "a.yaml" in out and "0 steps" in out
+
+
 def test_every_shipped_recipe_of_the_authors_names_what_they_published():
     from expo.analysis.audit import published_of
     from expo.cli.recipes import library
 
     found = {name: published_of(file.read_text()) for name, file in library().items() if name.startswith("expo/")}
     assert len(found) >= 16 and all(found.values())
-
-
-# --- steps ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["F16", "BF16"])
-def test_every_neighbour_of_a_16_bit_type_is_one_step_away(name):
-    every = np.arange(1 << 16, dtype=np.uint16)
-    values = torch.from_numpy(every.copy()).view(TORCH[name]).to(torch.float64)
-    finite = torch.isfinite(values).numpy()
-    words, values = every[finite], values.numpy()[finite]
-    order = np.lexsort((~np.signbit(values), values))  # -0 before +0
-    words, values = words[order], values[order]
-    far = steps(words[:-1], words[1:], DTYPES[name])
-    assert np.array_equal(far, np.where(values[:-1] == values[1:], 0, 1))
-
-
-@given(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1))
-def test_steps_of_float64_are_exact_however_far(a, b):
-    place = lambda w: -(w & (2**63 - 1)) if w >> 63 else w  # noqa: E731
-    found = steps(np.array([a], np.uint64), np.array([b], np.uint64), DTYPES["F64"])
-    assert int(found[0]) == abs(place(a) - place(b))
-
-
-def test_nan_and_types_without_an_order_are_counted_apart():
-    a = torch.tensor([1.0, 2.0, math.nan, 4.0], dtype=torch.bfloat16)
-    b = torch.tensor([1.0, math.nan, math.nan, 4.03125], dtype=torch.bfloat16)
-    views = [memoryview(t.view(torch.uint8).numpy()) for t in (a, b)]
-    found = apart(*views, DTYPES["BF16"], 100)
-    assert (found.n_elements, found.n_identical, found.n_uncomparable) == (4, 2, 1)
-    assert (found.most_steps, found.worst) == (1, 103)
-    whole = [memoryview(np.array(x, np.int64)).cast("B") for x in ([1, 2, 3], [1, 5, 3])]
-    found = apart(*whole, DTYPES["I64"], 0)
-    assert (found.n_identical, found.n_uncomparable, found.worst) == (2, 1, -1)

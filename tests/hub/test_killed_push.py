@@ -37,4 +37,5 @@ def test_after_kill_9_at_ten_random_moments_the_second_push_commits_and_sends_at
         assert sum(upload.n_bytes for upload in received) <= sum(shards.values()) + max(shards.values())
         killed_while_sending += row["first"] is None and row["second"]["n_kept"] > 0
     assert killed_while_sending >= 2, [row["moment"] for row in rounds]
-    assert all("reset" in error.lower() for error in hub.errors), hub.errors  # by the kills
+    by_kills = ("reset", "broken pipe")
+    assert all(any(word in error.lower() for word in by_kills) for error in hub.errors), hub.errors

@@ -3,6 +3,8 @@
 import shutil
 
 import pytest
+import torch
+from adapters import write_adapter
 from hub_client import use
 from standin_hub import Faults, User
 from standin_hub.hub import TOKEN
@@ -132,6 +134,25 @@ def test_a_new_branch_holds_the_result_alone_and_main_stays(hub, folder, other):
 def test_a_branch_of_a_new_repository(hub, folder):
     push(folder, "tester/m", branch="v1")
     assert held(hub, "tester/m", "v1") == local(folder) and held(hub, "tester/m") == {}
+
+
+@pytest.mark.parametrize("name", ["a b", "../x", "a//b", "/a", "a/", ".a", "a.lock", "-x", "a~1", "refs/pr/1", "@", ""])
+def test_a_name_that_no_branch_can_have_is_refused_before_anything_is_asked(hub, folder, name):
+    with pytest.raises(PushError, match="cannot be a branch"):
+        push(folder, "tester/m", branch=name)
+    assert not hub.asked and not hub.repositories
+
+
+@pytest.mark.parametrize("name", ["main", "v1.2", "a/b-c_d", "été"])
+def test_any_name_that_git_takes_is_a_branch(hub, folder, name):
+    push(folder, "tester/m", branch=name)
+    assert held(hub, "tester/m", name) == local(folder)
+
+
+def test_a_private_repository_of_an_organisation(hub, folder):
+    hub.users[TOKEN] = User("tester", orgs=("org",))
+    push(folder, "org/m", private=True)
+    assert held(hub, "org/m") == local(folder) and push(folder, "org/m", private=True).already
 
 
 def test_a_pull_request_is_opened_once(hub, folder, other):
@@ -333,6 +354,44 @@ def test_two_pushes_to_one_target_exclude_each_other(hub, folder):
     with pytest.raises(OutputError, match="in use by process"):
         push(folder, "tester/m")
     target.close()
+
+
+@pytest.mark.parametrize(
+    ("card", "words"),
+    [
+        (b"\xff", "byte 0 is not UTF-8"),
+        (b"---\nlicense: mit\ntags: [a\n---\n", "not YAML"),
+        (b"---\n- a\n---\n", "no table"),
+        (b"---\ndate: 2024-99-99\n---\n", "not YAML"),
+    ],
+)
+def test_a_card_that_nobody_can_read_is_refused_before_anything_is_asked(hub, folder, tmp_path, card, words):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (copy / "README.md").write_bytes(card)
+    with pytest.raises(SourceError, match=f"README.md: .*{words}"):
+        push(copy, "tester/m")
+    assert not hub.asked
+
+
+@pytest.mark.parametrize("card", ["", "# Mine\n", "\ufeff---\n\n---\n", "---\n# nothing\n---\n", "--- no end"])
+def test_a_card_without_metadata_is_no_mistake(hub, folder, tmp_path, card):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (copy / "README.md").write_text(card)
+    push(copy, "tester/m")
+    assert held(hub, "tester/m")["README.md"] == card.encode()
+
+
+def test_an_adapter_arrives_with_every_side_file_and_no_trainers_state(hub, tmp_path):
+    factors = {f"m.lora_{k}.weight": torch.ones(1, 1) for k in "AB"}
+    folder = write_adapter(tmp_path / "adapter", factors, r=1)
+    for name in ("README.md", "LICENSE", "tokenizer.json", "special_tokens_map.json", "merges.txt"):
+        (folder / name).write_text("{}")
+    wanted = local(folder)
+    (folder / "optimizer.pt").write_bytes(b"state")
+    (folder / "checkpoint-5").mkdir()
+    (folder / "checkpoint-5" / "adapter_config.json").write_text("{}")
+    push(folder, "tester/adapter")
+    assert held(hub, "tester/adapter") == wanted and "LICENSE" in wanted
 
 
 def test_a_card_that_the_hub_refuses_is_named_and_nothing_is_sent_twice(hub, folder, tmp_path):

@@ -262,6 +262,55 @@ def test_a_finished_command_repeated_computes_nothing(pair, tmp_path, capsys):
     assert not list((tmp_path / "home" / "state" / "expo" / "results").iterdir())
 
 
+STAGES = """name: middle
+merge_method: linear
+models: [{model: org/sft}, {model: org/dpo}]
+parameters: {weight: 0.5}
+---
+name: last
+merge_method: extrapolate
+base_model: org/sft
+models: [{model: middle}]
+parameters: {alpha: 0.3}
+"""
+
+
+def test_several_stages_that_are_shown_are_not_made_again(pair, tmp_path, capsys):
+    (tmp_path / "stages.yaml").write_text(STAGES)
+    assert command(capsys, "merge", "stages.yaml", "-o", "folder", "--quiet")[0] == 0
+    arguments = ["merge", "stages.yaml", "--stream", "--push-to", "tester/out"]
+    pair.faults = Faults(1, ["500"], where=lambda request: request.method == "PUT")
+    assert command(capsys, *arguments)[0] == 1  # the first stage is there, and the second goes on
+    pair.faults = Faults()
+    assert command(capsys, *arguments)[0] == 0
+    assert held(pair, "tester/out") == weights(tmp_path / "folder")
+    n_before, state = len(pair.asked), tmp_path / "home" / "state" / "expo"
+    code, out, err = command(capsys, *arguments)
+    commit = pair.repositories["tester/out"].head.sha
+    assert code == 0 and "holds exactly this already: nothing was committed" in out and "wrote" not in out, err
+    assert f"next: expo verify tester/out@{commit} --stream" in out
+    assert not [asked for asked in pair.asked[n_before:] if asked.host == "storage" and asked.n_bytes > 3_000]
+    found = json.loads(command(capsys, *arguments, "--json", "--quiet")[1])
+    assert found["published"]["already"] and found["tensors"] == N_SHARDS and found["asked_alpha"] == 0.3
+    assert not list((state / "results").iterdir())
+    (tmp_path / "stages.yaml").write_text(STAGES.replace("0.5", "0.25"))
+    code, _, err = command(capsys, *arguments)
+    assert code == 1 and "tester/out exists and holds other content" in err
+
+
+def test_several_stages_are_refused_before_they_are_made_where_the_target_was_changed(pair, tmp_path, capsys):
+    (tmp_path / "stages.yaml").write_text(STAGES)
+    arguments = ["merge", "stages.yaml", "--stream", "--push-to", "tester/out"]
+    assert command(capsys, *arguments)[0] == 0
+    head = pair.repositories["tester/out"].head
+    pair.repositories["tester/out"].commit({**head.files, "README.md": pair.blob(b"# Mine\n")}, message="by hand")
+    n_before = len(pair.asked)
+    code, _, err = command(capsys, *arguments)
+    assert code == 1 and "tester/out exists and holds other content" in err
+    # Headers, of files so small that they come whole; the stages would read each again.
+    assert sum(asked.n_bytes for asked in pair.asked[n_before:] if asked.host == "storage") < 19 * 20_000
+
+
 def test_a_finished_command_is_refused_before_it_computes_where_the_target_was_changed(pair, capsys, tmp_path):
     arguments = ["extrapolate", "--sft", "org/sft", "--dpo", "org/dpo", "--stream", "--push-to", "tester/out"]
     assert command(capsys, *arguments)[0] == 0

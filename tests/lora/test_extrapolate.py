@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+import yaml
 from adapters import edited, gpt2, llama, merged, save_adapter, values_of, write_adapter
 from engine import command, tree
 
@@ -144,6 +145,17 @@ def test_adapters_of_other_shapes_are_refused(plain, tmp_path):
 def test_other_bases_are_warned_about(plain, tmp_path):
     named = [edited(p, tmp_path / f"n{k}", base_model_name_or_path=f"org/{k}") for k, p in enumerate(plain)]
     assert "org/0" in extrapolate_adapters(*named, tmp_path / "out").warnings[0]
+
+
+@pytest.mark.parametrize("name", ["org/base", "a b/c: d", "./here/base", "org/base@v1", "here/base", ""])
+def test_only_a_repository_is_the_base_model_of_the_card(plain, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    named = [edited(p, tmp_path / f"n{k}", base_model_name_or_path=name) for k, p in enumerate(plain)]
+    extrapolate_adapters(*named, tmp_path / "out")
+    data = yaml.safe_load((tmp_path / "out" / "README.md").read_text().split("---\n")[1])
+    said = {"base_model": name, "base_model_relation": "adapter"} if name == "org/base" else {}
+    assert data == {**said, "library_name": "peft", "tags": ["expo", "lora"]}
 
 
 @pytest.mark.parametrize("options", [{"alpha": float("nan")}, {"alpha": "x"}, {"rank": 0}, {"dtype": "int8"}])

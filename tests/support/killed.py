@@ -1,7 +1,8 @@
 """python killed.py push FOLDER TARGET ROUNDS SEED, or run ARRIVED TARGET ROUNDS SEED: killed by SIGKILL, then repeated.
 
-`push` is killed at random moments; `run` (org/sft and org/dpo, from the Hub to the Hub) in round k when k times ARRIVED
-shards have arrived, and a random while later. Each try is a fork of this process, so that ten of them take seconds.
+`push` is killed at random moments, each third time after its first shard has arrived; `run` (org/sft and org/dpo, from
+the Hub to the Hub) in round k when k times ARRIVED shards have arrived, and a random while later. Each try is a fork of
+this process, so that ten of them take seconds.
 Prints one JSON object a round.
 """
 
@@ -82,9 +83,12 @@ def main() -> None:
     for number in range(rounds):
         target = f"{base}-{number}"
         pid, pipe = started(lambda target=target: work(target))
+        moment = random_ones.uniform(0, first or AFTER_S)
         if kind == "run":
             await_arrivals(number * int(given))
-        moment = random_ones.uniform(0, first or AFTER_S)
+        elif number % 3 == 0:  # however slow the machine is, some are killed between two shards
+            await_arrivals(1)
+            moment /= 4
         time.sleep(moment)
         os.kill(pid, signal.SIGKILL)
         before = ended(pid, pipe)

@@ -99,7 +99,7 @@ class Hub(AbstractContextManager):
     def repository(self, request: Request, repo_id: str, *, files: bool = False, write: bool = False) -> Repository:
         """A repository that the request may see; files: may also download from; write: may change."""
         user, found = self.user(request), self.repositories.get(repo_id)
-        owns = user is not None and repo_id.split("/")[0] == user.name
+        owns = user is not None and repo_id.split("/")[0] in (user.name, *user.orgs)
         granted = owns or (user is not None and repo_id in user.granted)
         if found is None or (found.private and not granted):
             raise Refusal(404 if user else 401, "RepoNotFound", "Repository not found")

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from expo.checkpoint.neighbours import Neighbours
-from expo.checkpoint.shard import Shards
+from expo.checkpoint.shard import Shard
 from expo.checkpoint.spec import Checkpoint, TensorSpec
 from expo.checkpoint.views.quantised import Wrong, find
 from expo.checkpoint.views.scaled import widened
@@ -59,9 +59,15 @@ def _contents(checkpoint: Checkpoint, scales: Iterable[TensorSpec]) -> Iterator[
     """Each scale with its bytes."""
     there = Neighbours(checkpoint.files, scales)
     yield from there.everything()
-    with Shards(checkpoint, scattered=True) as shards:
+    open_files: dict[str, Shard] = {}
+    try:
         for scale in scales:
             if scale not in there:
+                if scale.file not in open_files:
+                    open_files[scale.file] = Shard(checkpoint.files[scale.file])
                 raw = bytearray(scale.n_bytes)
-                shards.read_into(memoryview(raw), scale)
+                open_files[scale.file].read_into(memoryview(raw), scale)
                 yield scale, raw
+    finally:
+        for file in open_files.values():
+            file.close()

@@ -8,6 +8,8 @@
 
 SHELL := /bin/sh
 VENV ?= .venv
+# Processes that share the tests, file by file; each takes about 1.5 GB.
+JOBS ?= 2
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& { echo $$p; break; }; done)
@@ -25,7 +27,7 @@ demo: setup
 
 test: setup
 	@echo "== tests"
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 	@echo "== next: make demo, or make lint"
 
 test-slow: setup

@@ -67,6 +67,8 @@ class Bar:
 
 BARS = [
     Bar("arithmetic alone / floor", "expo_arithmetic.seconds", "floor.seconds", at_most=1.45),
+    Bar("bare torch loop / floor", "bare_loop.seconds", "floor.seconds"),
+    Bar("arithmetic alone / bare torch loop", "expo_arithmetic.seconds", "bare_loop.seconds"),
     Bar("default run / floor", "expo.seconds", "floor.seconds", at_most=1.8),
     Bar("stochastic / floor", "expo_stochastic.seconds", "floor.seconds", at_most=3.2),
     Bar("expo / twelve lines", "expo.wall_s", "twelve_lines.wall_s", at_most=0.55),

@@ -93,11 +93,13 @@ def build_parts(args: argparse.Namespace, pair: Pair, ram: Path, disk: Path | No
     ask, threads = Commands(args.alpha, args.threads), ("--threads", args.threads)
     expo = Contender("expo", ask.expo(pair), pair, ram, exact=True)
     twelve = Contender("twelve_lines", ask.script("twelve_lines", pair, args.alpha), pair, ram, exact=True)
-    bare = ask.script("expo_arithmetic", pair, "--alpha", args.alpha, *threads)
+    bare = ask.script("bare_loop", pair, "--alpha", args.alpha, *threads)
+    alone = ask.script("expo_arithmetic", pair, "--alpha", args.alpha, *threads)
     parts = {
         "streaming": [
             Contender("floor", ask.script("floor", pair, *threads), pair, ram),
-            Contender("expo_arithmetic", bare, pair, ram, exact=True),
+            Contender("bare_loop", bare, pair, ram, exact=True),
+            Contender("expo_arithmetic", alone, pair, ram, exact=True),
             expo,
             Contender("expo_stochastic", ask.expo(pair, "--rounding", "stochastic"), pair, ram),
         ],

@@ -97,6 +97,8 @@ def one_voice() -> Iterator[None]:
         return
     if not here.is_first and not SHARED.intersection(sys.argv[1:2]):
         sys.exit(0)
+    # All that the handler asks for is there before it may be called: within an import nothing can be imported.
+    importlib.import_module("expo.stream.ranks")
     signal.signal(signal.SIGTERM, _stopped)
     if here.is_first:
         yield

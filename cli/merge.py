@@ -62,7 +62,7 @@ def merge(recipe: Path, out: Path | None, output: Path | None, sets: tuple[str, 
 
 def _write(recipes, output: Path | None, options: dict[str, Any]) -> None:
     """Check everything, then run stage after stage; prints plans or summaries."""
-    from expo.cli.write import closing, stream, warn
+    from expo.cli.write import check_device, closing, stream, warn
     from expo.planning.budget import check_memory, default_threads, summary, totals
     from expo.stages import Run
 
@@ -70,6 +70,7 @@ def _write(recipes, output: Path | None, options: dict[str, Any]) -> None:
     as_json, quiet, target = options["as_json"], options["quiet"], target_of(options)
     if target:
         target.check()
+    check_device(options)
     run = Run(recipes, output, options["overwrite"], target)
     planned = run.check()
     for _, plan in planned:

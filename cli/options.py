@@ -116,7 +116,12 @@ _THREADS = click.option(
     "--threads", type=click.IntRange(min=1), help="Workers. Default: one a core. Never changes a byte."
 )
 _DEVICE = click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 or auto.")
-_RUN = [STREAM, MAX_HEADER, _THREADS, _DEVICE, JSON, QUIET]
+_GPU_MEMORY = click.option(
+    "--gpu-memory",
+    metavar="SIZE",
+    help="What --device cuda may take of the GPU, as 8GiB. Default: 90 % of what is free.",
+)
+_RUN = [STREAM, MAX_HEADER, _THREADS, _DEVICE, _GPU_MEMORY, JSON, QUIET]
 
 
 def output(*, required: bool) -> Callable:

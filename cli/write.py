@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from expo.cli.hub_options import target_of, told
-from expo.recipe import Recipe
+from expo.recipe import Recipe, parse_size
 
 
 def write(recipe: Recipe, options: dict[str, Any]) -> None:
@@ -25,6 +25,7 @@ def write(recipe: Recipe, options: dict[str, Any]) -> None:
         raise click.UsageError("Name the output: -o OUTPUT, or --push-to ORG/NAME.")
     if target:
         target.check()
+    check_device(options)
     planned = plan(recipe)
     threads = options["threads"] or default_threads()
     passes = options["output"] is None
@@ -68,12 +69,28 @@ def stream(planned, output, overwrite: bool, options: dict[str, Any], target=Non
             overwrite=overwrite,
             threads=options["threads"],
             device=options["device"],
+            gpu_memory=gpu_memory(options),
             progress=progress,
             verify_inputs=options["verify_inputs"],
             connections=options["connections"],
             warn=warn,
             target=target,
         )
+
+
+def check_device(options: dict[str, Any]) -> None:
+    """Raise ExpoError for a device that is not here; the CPU always is."""
+    if options["device"] not in ("cpu", "auto"):
+        from expo.cli.main import loading
+
+        with loading():
+            from expo.stream.device import pick_device
+        pick_device(options["device"])
+
+
+def gpu_memory(options: dict[str, Any]) -> int | None:
+    """Bytes that --gpu-memory names."""
+    return parse_size(options["gpu_memory"]) if options["gpu_memory"] else None
 
 
 def closing(report) -> str:

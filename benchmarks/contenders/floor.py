@@ -26,6 +26,21 @@ def tiles(path: Path) -> list[tuple[int, int]]:
     return [(8 + n_head + at, min(TILE, end - at)) for start, end in spans for at in range(start, end, TILE)]
 
 
+def segments(sft: Path, dpo: Path, out: Path) -> list[tuple[list[int], int, list[tuple[int, int]]]]:
+    """(input fds, output fd, tiles) of every segment of the checkpoint; makes the folder `out` and its files."""
+    out.mkdir()
+    found = []
+    for path in sorted(dpo.glob("*.safetensors")):
+        every = tiles(path)
+        if every != tiles(sft / path.name):
+            raise SystemExit(f"{path.name}: the checkpoints are laid out differently")
+        inputs = [os.open(folder / path.name, os.O_RDONLY) for folder in (sft, dpo)]
+        file = os.open(out / path.name, os.O_WRONLY | os.O_CREAT)
+        os.pwrite(file, os.pread(inputs[-1], every[0][0], 0), 0)  # the header, so that the file can be read
+        found += [(inputs, file, every[i : i + SEGMENT]) for i in range(0, len(every), SEGMENT)]
+    return found
+
+
 def move(work, n_inputs: int) -> int:
     """Drain the shared iterator `work` of (input fds, output fd, tiles); return the bytes read."""
     buffers = [memoryview(mmap.mmap(-1, TILE)) for _ in range(n_inputs)]
@@ -49,16 +64,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
 
-    args.out.mkdir()
-    segments = []
-    for path in sorted(args.dpo.glob("*.safetensors")):
-        every = tiles(path)
-        if every != tiles(args.sft / path.name):
-            raise SystemExit(f"{path.name}: the checkpoints are laid out differently")
-        inputs = [os.open(folder / path.name, os.O_RDONLY) for folder in (args.sft, args.dpo)]
-        out = os.open(args.out / path.name, os.O_WRONLY | os.O_CREAT)
-        segments += [(inputs, out, every[i : i + SEGMENT]) for i in range(0, len(every), SEGMENT)]
-    work = iter(segments)  # a list's iterator hands each segment to one thread only
+    work = iter(segments(args.sft, args.dpo, args.out))  # a list's iterator hands each segment to one thread only
     start = time.perf_counter()
     with ThreadPoolExecutor(args.threads) as pool:
         n_bytes = sum(pool.map(lambda _: move(work, 2), range(args.threads)))

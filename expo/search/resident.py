@@ -18,7 +18,7 @@ from expo.planning.budget import free_memory, size
 from expo.planning.identity import fingerprint
 from expo.search.errors import DoesNotFit
 from expo.stream import Report, fill, new_model
-from expo.stream.loop import pick_device
+from expo.stream.device import pick_device
 from expo.stream.probe import check_tied
 
 COMPUTE = ("float32", "bfloat16", "float16")

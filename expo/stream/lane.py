@@ -1,7 +1,8 @@
 """One worker's buffers, and the work on a tile that is copied as it is. Buffers are reused from job to job."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from expo.ops import torch_dtype
 from expo.planning.budget import TILE
 from expo.planning.jobs import Job, Plan
 from expo.stream.checks import refuse_non_finite
+from expo.stream.device import host_buffer, own_queue, within
 from expo.stream.tile import ComputedTile, wide_dtype
 
 _WIDEST = 8  # bytes an element
@@ -47,21 +49,37 @@ class Lane:
         self.job: Job | None = None
         self.tiles: dict[int, ComputedTile] = {}  # of this job, by their number of elements
         self.whole: tuple[Job, tuple] | None = None  # the result of a tensor that is computed at once
+        self.queue = own_queue(settings.device)
+
+    def working(self) -> AbstractContextManager:
+        """What this lane's thread computes within; on a GPU its own queue."""
+        return within(self.queue)
 
     def raw(self, slot: str, n_bytes: int, dtype: torch.dtype = torch.uint8) -> tuple[Tensor, memoryview]:
         """A host buffer as a tensor of `dtype`, and as the bytes that preadv fills."""
-        buffer = self._buffer(self.host, slot, n_bytes, "cpu")
+        buffer = self._buffer(self.host, slot, n_bytes)
         return buffer.view(dtype), memoryview(buffer.numpy())
 
     def scratch(self, slot: str, n: int, dtype: torch.dtype) -> Tensor:
         """A device buffer of n elements."""
-        return self._buffer(self.device, slot, n * dtype.itemsize, self.settings.device).view(dtype)
+        return self._buffer(self.device, slot, n * dtype.itemsize).view(dtype)
 
-    def _buffer(self, held: dict[str, Tensor], slot: str, n_bytes: int, device: torch.device | str) -> Tensor:
+    def stored(self, n_bytes: int, dtype: torch.dtype) -> tuple[memoryview, Callable[[Tensor], Tensor]]:
+        """Room for what is read of one operand, and what copies it into a tile on the device."""
+        narrow, view = self.raw("stored", n_bytes, dtype)
+        if self.queue is None:
+            return view, lambda into: into.copy_(narrow)
+        held = self.scratch("stored", len(narrow), dtype)  # widened there: half the bytes go over the bus
+        return view, lambda into: into.copy_(held.copy_(narrow))
+
+    def _buffer(self, held: dict[str, Tensor], slot: str, n_bytes: int) -> Tensor:
         if slot not in held or len(held[slot]) < n_bytes:
             # Room for a whole tile of the widest type at once: pages that are never touched cost nothing.
             room = max(n_bytes, min(self.settings.tile, TILE) * _WIDEST)
-            held[slot] = torch.empty(room, dtype=torch.uint8, device=device)
+            if held is self.host:
+                held[slot] = host_buffer(room, self.queue)
+            else:
+                held[slot] = torch.empty(room, dtype=torch.uint8, device=self.settings.device)
         return held[slot][:n_bytes]
 
     def compute(self, job: Job, start: int, n: int) -> tuple[memoryview, tuple[float, float, float]]:
@@ -102,7 +120,7 @@ class Lane:
                 raise CopyMismatch(job.name, job.dtype.name, other.role, donor.role)
         if job.dtype.computed and self.settings.checks and not self.settings.allow_non_finite:
             narrow = tensor.view(torch_dtype(job.dtype))
-            wide = self.scratch("in0", len(narrow), wide_dtype(job)).copy_(narrow)
+            wide = self.raw("widened", len(narrow) * wide_dtype(job).itemsize, wide_dtype(job))[0].copy_(narrow)
             if not math.isfinite(float(torch.dot(wide, wide))):
                 refuse_non_finite(self.plan, job, [(donor, wide)], at * 8 // job.dtype.bits)
         return view

@@ -4,16 +4,14 @@ import itertools
 from collections.abc import Iterable
 from typing import Any
 
-import torch
 import xxhash
 
 from expo.checkpoint.names import module_group
-from expo.errors import ExpoError
-from expo.launcher import place
+from expo.errors import ExpoError, RecipeError
 from expo.ops import elements_of, n_segments
 from expo.output.journal import Finished
-from expo.planning.budget import TILE
 from expo.planning.jobs import Job, Plan
+from expo.stream.device import pick_device, tile_on
 from expo.stream.lane import Lane, Settings
 from expo.stream.pieces import Piece, Pieces, all_pieces, byte_range, cut, tiles_of
 from expo.stream.report import Fidelity, Report, peak_rss, total
@@ -128,12 +126,25 @@ class Stream(Pieces):
         self.sink.write(job, at, view)
 
 
-def settings_for(plan: Plan, device: str = "cpu", *, tile: int = TILE, checks: bool = True) -> Settings:
-    """The recipe's settings for tiles, on one device."""
-    recipe = plan.recipe
+def settings_for(
+    plan: Plan,
+    device: str = "cpu",
+    *,
+    workers: int = 1,
+    gpu_memory: int | None = None,
+    tile: int | None = None,
+    checks: bool = True,
+) -> Settings:
+    """The recipe's settings for tiles, on one device that workers share; a tile's size follows from its memory.
+
+    Raises ExpoError for a device that is not here, GpuMemory for one that has too little room.
+    """
+    recipe, where = plan.recipe, pick_device(device)
+    if gpu_memory is not None and device == "cpu":
+        raise RecipeError("--gpu-memory bounds what a GPU gives, and this run computes on the CPU: add --device cuda.")
     return Settings(
-        tile=tile,
-        device=pick_device(device),
+        tile=tile or tile_on(where, plan, workers, gpu_memory),
+        device=where,
         rounding="nearest" if recipe.arithmetic == "reference" else recipe.rounding,
         reference=recipe.arithmetic == "reference",
         seed=recipe.seed,
@@ -141,23 +152,6 @@ def settings_for(plan: Plan, device: str = "cpu", *, tile: int = TILE, checks: b
         allow_non_finite=recipe.allow_non_finite,
         checks=checks,
     )
-
-
-def pick_device(device: str) -> torch.device:
-    """'cpu', 'cuda', 'cuda:1', or 'auto': the GPU where arithmetic is the limit, which for now is nowhere."""
-    if device == "auto":
-        return torch.device("cpu")
-    try:
-        found = torch.device(device)
-    except RuntimeError:
-        raise ExpoError(f"--device {device!r} is not a device; use cpu, cuda, cuda:1 or auto.") from None
-    if found.type not in ("cpu", "cuda"):
-        raise ExpoError(f"--device {device!r} is not one that expo runs on; use cpu, cuda, cuda:1 or auto.")
-    if found.type == "cuda" and found.index is None and (n_devices := torch.cuda.device_count()):
-        found = torch.device("cuda", place().local_rank % n_devices)
-    if found.type == "cuda" and (not torch.cuda.is_available() or (found.index or 0) >= torch.cuda.device_count()):
-        raise ExpoError(f"--device {device}: torch {torch.__version__} finds no such GPU here. Use --device cpu.")
-    return found
 
 
 def report_of(stream: Stream, output: str | None) -> Report:

@@ -12,6 +12,7 @@ from expo.checkpoint import Shards
 from expo.errors import Interrupted
 from expo.ops import SEGMENT, elements_of, n_segments, one_thread
 from expo.planning.jobs import Job, Plan
+from expo.stream.device import out_of_memory, settle
 from expo.stream.lane import Lane, Settings
 
 _LARGEST_KEPT = 31 * 2**20  # bytes; glibc itself ends at 32 MiB. Never touched, so it takes no memory
@@ -84,9 +85,11 @@ class Pieces:
                 stack.enter_context(reader)
             lanes = [Lane(self.plan, readers, self.settings, self.surveyed) for _ in range(threads)]
             workers = [threading.Thread(target=self._work, args=(lane,), daemon=True) for lane in lanes]
+            settle(self.settings.device)
             for worker in workers:
                 worker.start()
             self._wait(workers, list(readers.values()))
+            settle(self.settings.device)
         if self.failures:
             raise min(self.failures, key=lambda failure: failure[:2])[2]
 
@@ -122,8 +125,11 @@ class Pieces:
             if self.stop.is_set():
                 return
             try:
-                with torch.inference_mode():
+                with torch.inference_mode(), lane.working():
                     self.segment(lane, index, segment)
+            except torch.OutOfMemoryError:
+                self.failures.append((index, segment, out_of_memory(self.plan.jobs[index].name)))
+                self.stop.set()
             except BaseException as error:
                 self.failures.append((index, segment, error))
                 self.stop.set()

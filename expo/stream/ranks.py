@@ -12,6 +12,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch.distributed as dist
+
 from expo.errors import DataError, ExpoError, Interrupted, RankError, RankGone, again
 from expo.launcher import Place, check_rendezvous, place
 from expo.planning.identity import fingerprint
@@ -58,8 +60,6 @@ class Ranks(World):
     """The processes that a launcher started, joined by torch.distributed."""
 
     def __init__(self, here: Place):
-        import torch.distributed as dist
-
         self.here, self.dist = here, dist
         self.own = not dist.is_initialized()
         if self.own:
@@ -181,8 +181,6 @@ def _joined(here: Place) -> Ranks:
 
 def is_first_to_tell() -> bool:
     """Whether no other process of this launch has asked before; True where the launcher's store is gone."""
-    import torch.distributed as dist
-
     try:
         where = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         # A connection of its own: this may be asked in a signal's handler, while another one is in use.

@@ -53,14 +53,14 @@ class ComputedTile:
     def _load(self, operand: Operand, into: Tensor):
         reader, spec = self.lane.readers[operand.role], operand.spec
         dtype = torch_dtype(spec.dtype)
-        narrow, view = self.lane.raw("stored", spec.dtype.n_bytes(self.n), dtype)
         if operand.rows is not None:
             return functools.partial(self._load_rows, operand, reader, into)
         width = dtype.itemsize
+        view, put = self.lane.stored(spec.dtype.n_bytes(self.n), dtype)
 
         def load(start: int) -> None:
             reader.read_into(view, spec, start * width)
-            into.copy_(narrow)
+            put(into)
 
         return load
 
@@ -76,9 +76,9 @@ class ComputedTile:
             if run.source is not None and first < last:
                 at = first - (run.first - run.source) * width
                 n_bytes = spec.dtype.n_bytes(last - first)
-                narrow, view = self.lane.raw("stored", n_bytes, torch_dtype(spec.dtype))
+                view, put = self.lane.stored(n_bytes, torch_dtype(spec.dtype))
                 reader.read_into(view, spec, spec.dtype.n_bytes(at))
-                into[first - start : last - start].copy_(narrow)
+                put(into[first - start : last - start])
 
     def _method(self):
         """The job's function of (tiles, start)."""

@@ -42,6 +42,7 @@ def run(
     overwrite: bool = False,
     threads: int | None = None,
     device: str = "cpu",
+    gpu_memory: int | None = None,
     progress: Progress | None = None,
     checks: bool = True,
     verify_inputs: bool = False,
@@ -54,7 +55,8 @@ def run(
     output: None sends the result to `target` alone: at most two of its shards lie on the disk at a time.
     overwrite: replace an `output` that exists, when the new one is complete.
     threads: workers (processes, for large outputs on the CPU); default one a core. Never changes a byte.
-    device: "cpu", "cuda", "cuda:1" or "auto".
+    device: "cpu", "cuda", "cuda:1" or "auto". gpu_memory: bytes of a GPU to take at most; default nine tenths of what
+    is free.
     progress: called with the bytes of output finished since the last call. warn: called with each warning's text.
     verify_inputs: read what the run itself did not of files that stay on the Hub, so that their hashes are checked.
     connections: how many requests to the Hub are in flight at a time where inputs stay there.
@@ -69,9 +71,9 @@ def run(
     ranks = world()
     ranks.agree(plan)
     READ_AHEAD.connections = connections
-    settings = settings_for(plan, device, checks=checks)
-    delivery = delivery_of(plan, output, overwrite, target)
     workers = threads or (default_threads() if ranks.here.size == 1 else 1)
+    settings = settings_for(plan, device, workers=workers, gpu_memory=gpu_memory, checks=checks)
+    delivery = delivery_of(plan, output, overwrite, target)
     warnings = ranks.first(_looked_at, plan, delivery.sink, workers)
     for text in warnings:
         warn(text)

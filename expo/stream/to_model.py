@@ -72,7 +72,8 @@ def fill(
     if sink.lost(planned.jobs):
         planned = _as_held(planned)
     sink.open(planned.jobs, may_differ=planned.recipe.tied == "keep")
-    settings, workers = settings_for(planned, device), threads or default_threads()
+    workers = threads or default_threads()
+    settings = settings_for(planned, device, workers=workers)
     surveyed = survey(planned, settings, workers, readers=readers)
     stream = Stream(planned, sink, settings, surveyed=surveyed, journal=False, readers=readers)
     began = time.perf_counter()

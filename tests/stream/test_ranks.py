@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -205,3 +207,21 @@ def test_torchrun_inside_a_slurm_step_is_no_lost_copy():
     check_rendezvous(
         {"SLURM_STEP_NUM_TASKS": "4", "RANK": "0", "WORLD_SIZE": "4", "MASTER_ADDR": "h", "MASTER_PORT": "1"}
     )
+
+
+STOPPED = """
+import sys
+from expo.cli.main import one_voice
+sys.argv = ["expo", "merge"]
+with one_voice():
+    before = set(sys.modules)
+    from expo.stream.ranks import is_first_to_tell
+    assert is_first_to_tell()  # no launcher answers
+    assert set(sys.modules) == before, set(sys.modules) - before
+"""
+
+
+def test_the_handler_that_the_launcher_may_call_at_any_moment_imports_nothing():
+    here = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
+    done = subprocess.run([sys.executable, "-c", STOPPED], env=os.environ | here, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

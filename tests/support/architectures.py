@@ -71,8 +71,8 @@ def _dinov2():
 def _qwen3_vl_moe():
     vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 24, "num_heads": 2, "out_hidden_size": 32,
               "deepstack_visual_indexes": [0], "patch_size": 4, "num_position_embeddings": 16}  # fmt: skip
-    config = transformers.Qwen3VLMoeConfig(text_config={**_TEXT, **_EXPERTS, "moe_intermediate_size": 24, "rope_parameters": _ROPE},
-                                           vision_config=vision)  # fmt: skip
+    text = {**_TEXT, **_EXPERTS, "moe_intermediate_size": 24, "rope_parameters": _ROPE}  # no matrix is square
+    config = transformers.Qwen3VLMoeConfig(text_config=text, vision_config=vision)
     return transformers.Qwen3VLMoeForConditionalGeneration(config)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from expo.checkpoint.spec import TensorSpec
 from expo.checkpoint.views.nested import Read, Touched
-from expo.dtypes import DTYPES, DType
+from expo.dtypes import DTYPES
 
 _CHUNK = 65_536  # elements read at a time
 _GAIN = {"F8_E4M3": 256.0, "F8_E5M2": 1.0}  # 2 to the difference of the exponents' biases, to float16's

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from architectures import same, tensors_of
+import transformers
+from architectures import loaded, same, save_both_layouts, tensors_of
 from engine import command
 from float8 import BLOCKS, CONFIG, damaged, numbers, quantised, rewritten, steps_apart, write_float8
 from pico import write_checkpoint
@@ -195,8 +196,6 @@ def test_scales_of_activations_are_left_out_with_the_quantisation_and_kept_with_
 
 
 def test_float8_on_one_side_fits_another_layout_on_the_other(tmp_path):
-    from architectures import save_both_layouts
-
     home = save_both_layouts(tmp_path, "qwen3_moe")
     plain = tensors_of(home / "sft/original")
     config = json.loads((home / "sft/original/config.json").read_text())
@@ -216,3 +215,26 @@ def test_float8_on_one_side_fits_another_layout_on_the_other(tmp_path):
         outs.append(tensors_of(tmp_path / f"out-{sft}"))
     assert all(torch.allclose(outs[0][n], outs[1][n], rtol=1e-6, atol=1e-9) for n in outs[0])
     assert not same(outs[0], tensors_of(home / "dpo/module"))
+
+
+def test_transformers_reads_a_requantised_result_as_the_numbers_that_expo_reads(tmp_path):
+    home, block = save_both_layouts(tmp_path, "qwen3_moe"), (16, 16)
+    stated = {"quant_method": "fp8", "weight_block_size": list(block), "modules_to_not_convert": ["lm_head"]}
+    for role in ("sft", "dpo"):
+        tensors = {}
+        for name, values in tensors_of(home / role / "original").items():
+            tensors[name] = values
+            if "proj" in name:
+                tensors[name], tensors[name + "_scale_inv"] = quantised(values.double().numpy(), block)
+        config = json.loads((home / role / "original/config.json").read_text())
+        write_checkpoint(tmp_path / f"{role}8", tensors, config=config | {"quantization_config": stated})
+    out = tmp_path / "out"
+    expo.extrapolate(sft=tmp_path / "sft8", dpo=tmp_path / "dpo8", output=out, requantize=True)
+    expo.extrapolate(sft=out, dpo=out, alpha=0, output=tmp_path / "wide", dtype="float32")
+    settings = transformers.FineGrainedFP8Config(weight_block_size=block, dequantize=True)
+    model, found = transformers.Qwen3MoeForCausalLM.from_pretrained(
+        out, quantization_config=settings, output_loading_info=True, dtype=torch.float32
+    )
+    assert not found["missing_keys"] and not found["unexpected_keys"]
+    ours, theirs = loaded(tmp_path / "wide").state_dict(), model.state_dict()
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[n].float(), theirs[n].float()) for n in ours)

@@ -60,7 +60,7 @@ def fetch(text: str, repo_id: str, revision: str | None, *, max_header: int, str
     found = from_folder(text, folder, repo_id=repo_id, revision=commit, max_header=max_header, remote=remote)
     pickled = any(name.endswith(".bin") for name in found.weights)
     note = f"{repo_id}: a .bin cannot be read by ranges; it was downloaded whole."
-    return replace(found, notes=(note,)) if stream and pickled else found
+    return replace(found, notes=(*found.notes, note)) if stream and pickled else found
 
 
 def _left_there(repo_id: str, commit: str, wanted: Mapping[str, Any]) -> dict[str, RemoteFile]:

@@ -97,6 +97,10 @@ class Borrowed(Shards):
     def _opened(self, file: WeightFile) -> Shard | RemoteShard:
         return Shard(file) if file.remote is None else BorrowedShard(file, self)
 
+    def _fetch(self, out: memoryview, name: str, at: int) -> None:
+        """By the process before the fork, whose connections are not shared."""
+        self._shard(name).fill(out, at)
+
 
 class BorrowedShard(RemoteShard):
     """One weight file on the Hub, read in a fork."""
@@ -109,9 +113,13 @@ class BorrowedShard(RemoteShard):
         """Fill `out` with bytes [start, start + len(out)) of one tensor. Raises a HubError, or ChangedFile."""
         out = memoryview(out).cast("B")
         assert start >= 0 and start + len(out) <= spec.n_bytes, f"{spec.name}: bytes beyond the tensor"
+        self.fill(out, spec.offset + start)
+
+    def fill(self, out: memoryview, at: int) -> None:
+        """Fill `out` with the file's bytes from `at` on."""
         done = 0
         while done < len(out):
-            done += self._copy(out[done:], spec.offset + start + done)
+            done += self._copy(out[done:], at + done)
 
     def _copy(self, out: memoryview, at: int) -> int:
         """Fill the first bytes of `out`: as many as lie in one block, or all by a lone read; 0 where to try again."""

@@ -4,12 +4,12 @@ sentence-transformers lists its modules in modules.json, diffusers its parts in 
 sub-folder are called FOLDER/name inside expo, and by their own names in its files.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from expo.checkpoint.contents import TRAINER_FILE, choose_weights
 from expo.checkpoint.files import read_small
+from expo.checkpoint.strict_json import parse_value, shown
 from expo.errors import MalformedJson, NotACheckpoint
 
 LISTS = ("modules.json", "model_index.json")
@@ -28,18 +28,26 @@ def list_of(names: Iterable[str]) -> str | None:
 
 
 def listed_folders(path: Path) -> list[str]:
-    """The sub-folders that a list names, in its order; raises MalformedJson."""
-    try:
-        content = json.loads(read_small(path, _MOST))
-    except ValueError as error:
-        raise MalformedJson(path, f"is not JSON: {error}") from None
+    """The sub-folders that a list names, each once, in its order; raises MalformedJson."""
+    content = parse_value(read_small(path, _MOST), path, what="list of sub-folders")
     if isinstance(content, list):
         found = [row.get("path") for row in content if isinstance(row, dict)]
     elif isinstance(content, dict):
         found = [name for name, value in content.items() if isinstance(value, list) and any(value)]
     else:
         raise MalformedJson(path, "neither a list of modules nor an object of parts.")
-    return [name for name in found if isinstance(name, str) and _is_plain(name)]
+    plain = (name.removeprefix("./").rstrip("/") for name in found if isinstance(name, str))
+    named = list(dict.fromkeys(name for name in plain if name))
+    if outside := next((name for name in named if not _is_plain(name)), None):
+        raise MalformedJson(path, f"{shown(outside)} is no folder right below it, where its parts lie.")
+    return named
+
+
+def unlisted_weights(names: Iterable[str], listed: Iterable[str]) -> list[str]:
+    """Sub-folders with safetensors that no list names, so that they are not written. names: every file of the model."""
+    found = (name.partition("/")[0] for name in names if name.endswith(".safetensors") and "/" in name)
+    known = set(listed)
+    return list(dict.fromkeys(folder for folder in found if folder not in known))
 
 
 def weights_in(folder: str, names: Iterable[str], where: str) -> str | None:

@@ -5,6 +5,7 @@ import threading
 from typing import Self
 
 from expo.checkpoint.files import open_regular
+from expo.checkpoint.neighbours import Neighbours
 from expo.checkpoint.read_ahead import READ_AHEAD, ReadAhead, Track
 from expo.checkpoint.spec import Checkpoint, TensorSpec, WeightFile
 from expo.checkpoint.views.nested import touched
@@ -109,6 +110,8 @@ class Shards:
         self._open: dict[str, Shard | RemoteShard] = {}
         self._lock = threading.Lock()
         self._local = threading.local()  # what views hold for each thread
+        scaled = checkpoint.quantised.scaled if checkpoint.quantised else {}
+        self._scales = Neighbours(self.files, (spec.view.scale for spec in scaled.values()), self._fetch)
 
     def read_into(self, out: memoryview, spec: TensorSpec, start: int = 0) -> None:
         """Fill `out` with bytes [start, start + len(out)) of one tensor; safe from any thread."""
@@ -120,7 +123,14 @@ class Shards:
             spec.view.read_into(out, start, self._read_stored, self._local.__dict__)
 
     def _read_stored(self, out: memoryview, spec: TensorSpec, start: int) -> None:
-        self._shard(spec.file).read_into(out, spec, start)
+        if spec in self._scales:
+            self._scales.read_into(out, spec, start)
+        else:
+            self._shard(spec.file).read_into(out, spec, start)
+
+    def _fetch(self, out: memoryview, name: str, at: int) -> None:
+        """Fill `out` from byte `at` of a file on the Hub, out of the order in which it is read ahead."""
+        self.files[name].remote.read_into(out, at)
 
     def lend(self, name: str, at: int, n_bytes: int) -> tuple[int, int] | bytes:
         """For a fork: where it finds byte `at` of a file that stays on the Hub, or n_bytes from there themselves."""

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from expo.checkpoint.adapters import resolve_adapter, split_adapters
 from expo.checkpoint.contents import TRAINER_FOLDER, check_whole, choose_weights, is_side_file
 from expo.checkpoint.files import DEFAULT_MAX_HEADER, check_inside
-from expo.checkpoint.pipelines import list_of, listed_folders, weights_in
+from expo.checkpoint.pipelines import list_of, listed_folders, unlisted_weights, weights_in
 from expo.checkpoint.remote import RemoteFile
 from expo.checkpoint.spec import Source
 from expo.checkpoint.views.unquantised import named_base
@@ -71,11 +71,11 @@ def from_folder(
     sides = tuple(name for name in names if is_side_file(name))
     _check_files(folder, tuple(name for name in (first, *sides) if name and name not in remote))
     weights, index = _shards(folder, first, max_header) if first else ((), None)
-    folders = _folders(folder, listed, sorted({*names, *remote}), max_header, remote) if listed else ()
+    folders, notes = _folders(folder, listed, sorted({*names, *remote}), max_header, remote) if listed else ((), ())
     if not first and not folders:
         raise NotACheckpoint(f"{text}: none of the folders that {listed} lists holds weights.")
     own = {name: remote[name] for name in weights if name in remote}
-    return Source(text, folder, weights, index, sides, repo_id, revision, folders=folders, remote=own)
+    return Source(text, folder, weights, index, sides, repo_id, revision, folders=folders, remote=own, notes=notes)
 
 
 def _first(names: set[str], text: str, folder: Path, repo_id: str | None, *, may_lack: bool) -> str | None:
@@ -94,17 +94,22 @@ def _first(names: set[str], text: str, folder: Path, repo_id: str | None, *, may
 
 def _folders(
     folder: Path, listed: str, names: list[str], max_header: int, remote: Mapping[str, RemoteFile]
-) -> tuple[Source, ...]:
-    """The sub-folders of a model that hold weights."""
+) -> tuple[tuple[Source, ...], tuple[str, ...]]:
+    """The sub-folders of a model that hold weights, and what there is to say of others."""
     found = []
-    for name in listed_folders(folder / listed):
+    named = listed_folders(folder / listed)
+    for name in named:
         if first := weights_in(name, names, str(folder)):
             inside = folder / name
             _check_files(inside, () if f"{name}/{first}" in remote else (first,))
             weights, index = _shards(inside, first, max_header)
             own = {file: remote[f"{name}/{file}"] for file in weights if f"{name}/{file}" in remote}
             found.append(Source(str(inside), inside, weights, index, ("config.json",), remote=own))
-    return tuple(found)
+    others = unlisted_weights(names, named)
+    said = (
+        f"{folder.name}: {listed} does not list {', '.join(others)}, whose weights are not written." if others else ""
+    )
+    return tuple(found), (said,) if said else ()
 
 
 def _files_at(folder: Path) -> list[str]:

@@ -16,6 +16,14 @@ def parse_object(raw: bytes, path: Path, *, what: str, integers_only: bool = Fal
     integers_only: every number is a plain non-negative integer of 63 bits, as in a safetensors header.
     Raises MalformedJson, DuplicateKey, BadName or BadInteger.
     """
+    value = parse_value(raw, path, what=what, integers_only=integers_only)
+    if not isinstance(value, dict):
+        raise MalformedJson(path, f"its {what} is not a JSON object.")
+    return value
+
+
+def parse_value(raw: bytes, path: Path, *, what: str, integers_only: bool = False) -> object:
+    """The one JSON value that `raw` holds; as parse_object."""
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -35,8 +43,6 @@ def parse_object(raw: bytes, path: Path, *, what: str, integers_only: bool = Fal
         raise BadInteger(path, f"its {what} holds a number of thousands of digits.") from None
     if text[end:].strip(" "):
         raise MalformedJson(path, f"something follows the {what}'s closing brace, at character {end}.")
-    if not isinstance(value, dict):
-        raise MalformedJson(path, f"its {what} is not a JSON object.")
     return value
 
 

@@ -4,6 +4,7 @@ import math
 import os
 
 from expo.checkpoint.blocks import BLOCK, room_for
+from expo.checkpoint.neighbours import HELD, RUN
 from expo.checkpoint.views.gathered import Gathered
 from expo.errors import PlanError
 from expo.methods import find_method
@@ -48,7 +49,7 @@ def peak_memory(plan: Plan, threads: int, tile: int = TILE) -> int:
     surveyed = WINDOWS if any(job.method and find_method(job.method).survey for job in plan.jobs) else 0
     specs = [operand.spec for job in plan.jobs for operand in job.operands]
     loaded = CONVERSIONS if any(isinstance(spec.view, Gathered) for spec in specs) else 0
-    ahead = BLOCK * room_for(plan.n_streamed)
+    ahead = BLOCK * room_for(plan.n_streamed) + HELD * RUN * plan.n_streamed
     return (
         INTERPRETER
         + loaded

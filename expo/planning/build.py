@@ -16,6 +16,7 @@ from expo.output.layers import PickedLayers, relayer
 from expo.planning.jobs import Job, Operand, OutputShard, Plan
 from expo.planning.layouts import in_one_layout
 from expo.planning.parameters import idle_filters, parameters_of_all
+from expo.planning.quantised import quantised
 from expo.planning.requantise import as_donor_stores, form, with_stored_copies
 from expo.planning.resolve import Match, Resolution, Resolver
 from expo.planning.side_files import SideFiles, side_files
@@ -39,11 +40,11 @@ def plan(recipe: Recipe, inputs: Mapping[str, Checkpoint] | None = None, *, as_h
         options = {"max_header": recipe.max_header, "stream": recipe.stream}
         inputs = {name: open_checkpoint(text, **options) for name, text in recipe.models.items()}
     merged = {name: inputs[name] for name in recipe.models if name in recipe.merged}
+    refused = quantised(merged)
     laid = in_one_layout(recipe, merged, wanted="held" if as_held else recipe.layout)
     sides = side_files(recipe, {name: laid.inputs.get(name, inputs[name]) for name in recipe.models})
     resolver = Resolver(recipe, sides.inputs, why_not=laid.why_not, outside=laid.outside)
     found = resolver.resolve()
-    found.problems += laid.problems
     if recipe.requantize:
         stored = as_donor_stores(recipe, laid.inputs[recipe.donor], found.matches)
         found.matches = stored.matches
@@ -55,7 +56,8 @@ def plan(recipe: Recipe, inputs: Mapping[str, Checkpoint] | None = None, *, as_h
     found.problems += _unstated(sides.inputs[recipe.donor], picked)
     if recipe.shard_size and laid.inputs[recipe.donor].source.folders:
         found.problems.append("--shard-size: a model made of sub-folders keeps its files. Leave it out.")
-    if problems := sides.problems or found.problems:  # what a tokenizer lacks makes the rest not fit
+    # What a tokenizer or a layout lacks makes the rest not fit.
+    if problems := sides.problems or [*refused, *(laid.problems or found.problems)]:
         raise PlanError(problems)
     jobs, shards = _lay_out(recipe, sides.inputs[recipe.donor], found.matches, parameters)
     return Plan(

@@ -45,7 +45,7 @@ def in_one_layout(recipe: Recipe, inputs: Mapping[str, Checkpoint], *, wanted: s
         _take_tower(found, recipe, role, layout.of_tower(inputs[role], table, recipe.tower))
     for role, table in others.items() if not recipe.tower else ():
         if role in misfits or not fits_as_stored(tensors, table):
-            _relay(found, role, table, layout.of(inputs[role], table), tensors)
+            _relay(found, recipe, role, table, layout.of(inputs[role], table), tensors)
     return found
 
 
@@ -65,8 +65,13 @@ def rename(recipe: Recipe, name: str, donor: Checkpoint) -> str:
     return rule[1] + name[len(rule[0]) :] if rule else name
 
 
-def _relay(found: InOneLayout, role: str, table: dict, relaid, tensors: Mapping[str, TensorSpec]) -> None:
-    """Take an input's new table where it has more of the output's tensors than the old one."""
+def _relay(
+    found: InOneLayout, recipe: Recipe, role: str, table: dict, relaid, tensors: Mapping[str, TensorSpec]
+) -> None:
+    """Take an input's new table where it has more of the output's tensors than the old one.
+
+    What could not be put together says why tensors are missing; where a policy lets them be missing, it is a note.
+    """
     before, after = (_n_fitting(own, tensors) for own in (table, relaid.tensors))
     if after > before:
         found.inputs[role] = replace(found.inputs[role], tensors=relaid.tensors)
@@ -74,9 +79,12 @@ def _relay(found: InOneLayout, role: str, table: dict, relaid, tensors: Mapping[
             f"{role} is in another layout: {after} of {len(tensors)} tensors fit through transformers' conversions, "
             f"{before} as they are stored"
         )
-    else:
+    if relaid.problems:
+        why = f"{role} ({found.inputs[role].source.label}): {'; '.join(relaid.problems)}."
+        found.why_not[role] = why
+        found.notes += [] if recipe.on_mismatch == "error" else [why]
+    elif after <= before:
         found.why_not[role] = "transformers' conversions do not cover them."
-    found.problems += [f"{role} ({found.inputs[role].source.label}): {text}" for text in relaid.problems]
 
 
 def _take_tower(found: InOneLayout, recipe: Recipe, role: str, taken: tuple) -> None:

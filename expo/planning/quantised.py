@@ -1,12 +1,14 @@
 """What the plan says of quantised inputs: formats that expo does not compute on, and scales that cannot be right."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
-from expo.checkpoint.shard import RemoteShard, Shard
+from expo.checkpoint.neighbours import Neighbours
+from expo.checkpoint.shard import Shard
 from expo.checkpoint.spec import Checkpoint, TensorSpec
-from expo.checkpoint.views.quantised import find
+from expo.checkpoint.views.quantised import Wrong, find
 from expo.checkpoint.views.scaled import widened
 from expo.checkpoint.views.unquantised import named_base
 
@@ -40,25 +42,32 @@ def _refusal(who: str, kind: str, checkpoint: Checkpoint) -> str:
     )
 
 
-def _bad_scales(checkpoint: Checkpoint, scaled: Mapping[str, TensorSpec]) -> Iterator[str]:
-    """A sentence for each scale that holds zero, a negative number, NaN or an infinity."""
-    scales = {spec.view.scale.name: spec.view.scale for spec in scaled.values()}
-    shards: dict[str, Shard | RemoteShard] = {}
+def _bad_scales(checkpoint: Checkpoint, scaled: Mapping[str, TensorSpec]) -> Iterable[str]:
+    """What is wrong with scales that hold zero, a negative number, NaN or an infinity."""
+    wrong = Wrong()
+    for scale, raw in _contents(checkpoint, {spec.view.scale: None for spec in scaled.values()}):
+        values = widened(np.frombuffer(raw, np.uint8), scale)
+        bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
+        if len(bad):
+            more = f", and {len(bad) - 1} more of it are wrong too" if len(bad) > 1 else ""
+            said = f"{scale.name}[{bad[0]}] is {values[bad[0]]:g}: a scale is a positive number{more}."
+            wrong.add("value", f"{said} The file is damaged: download it again.")
+    return wrong.sentences
+
+
+def _contents(checkpoint: Checkpoint, scales: Iterable[TensorSpec]) -> Iterator[tuple[TensorSpec, Any]]:
+    """Each scale with its bytes."""
+    there = Neighbours(checkpoint.files, scales)
+    yield from there.everything()
+    open_files: dict[str, Shard] = {}
     try:
-        for scale in scales.values():
-            if scale.file not in shards:
-                file = checkpoint.files[scale.file]
-                shards[scale.file] = RemoteShard(file, None) if file.remote else Shard(file)
-            raw = np.empty(scale.n_bytes, np.uint8)
-            shards[scale.file].read_into(memoryview(raw), scale)
-            values = widened(raw, scale)
-            wrong = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
-            if len(wrong):
-                more = f", and {len(wrong) - 1} more of it are wrong too" if len(wrong) > 1 else ""
-                yield (
-                    f"{scale.name}[{wrong[0]}] is {values[wrong[0]]:g}: a scale is a positive number{more}. "
-                    "The file is damaged: download it again."
-                )
+        for scale in scales:
+            if scale not in there:
+                if scale.file not in open_files:
+                    open_files[scale.file] = Shard(checkpoint.files[scale.file])
+                raw = bytearray(scale.n_bytes)
+                open_files[scale.file].read_into(memoryview(raw), scale)
+                yield scale, raw
     finally:
-        for shard in shards.values():
-            shard.close()
+        for file in open_files.values():
+            file.close()

@@ -8,7 +8,6 @@ from expo.methods import find_method
 from expo.planning import complaints
 from expo.planning.jobs import Operand, Requantised, TiedPair
 from expo.planning.layouts import rename
-from expo.planning.quantised import quantised
 from expo.planning.targets import Target, Targets
 from expo.planning.tied import EMBEDDINGS, HEADS, embedding_of, ends_with, says_tied, tied_heads
 from expo.planning.vocabulary import is_vocabulary, row_runs
@@ -62,7 +61,6 @@ class Resolver:
 
     def resolve(self) -> Resolution:
         """Match everything; the result lists what stands in the way."""
-        self.found.problems += quantised(self.inputs)
         self.found.warnings += complaints.same_twice(self.inputs)
         if not self.recipe.tower:
             self.found.warnings += complaints.architectures(self.inputs)

@@ -112,3 +112,32 @@ def test_parts_of_several_types_are_not_one_tensor():
     stacked = torch.stack([symbolic(Boxed.whole(spec)) for spec in two])
     with pytest.raises(ValueError, match="BF16, F32"):
         as_spec("x", boxed(stacked))
+
+
+@pytest.mark.parametrize(
+    "moves",
+    [
+        lambda t: torch.cat(torch.chunk(t, 2, dim=1), dim=1),
+        lambda t: torch.cat([torch.cat(torch.chunk(t[i : i + 1], 3, dim=2), dim=2) for i in range(4)]),
+        lambda t: t.reshape(4, 3, 2, 8).transpose(1, 2).reshape(4, 2, 3, 8).transpose(1, 2).reshape(4, 6, 8),
+        lambda t: t.transpose(0, 2).transpose(2, 0),
+    ],
+    ids=["halves", "row by row", "interleaved", "turned"],
+)
+def test_there_and_back_is_the_stored_tensor_itself(moves):
+    spec = Store().put(torch.arange(192, dtype=torch.int32).view(SHAPE))
+    assert as_spec("x", boxed(moves(symbolic(Boxed.whole(spec))))) is spec
+
+
+def test_swapped_halves_are_not_the_stored_tensor():
+    spec = Store().put(torch.arange(192, dtype=torch.int32).view(SHAPE))
+    found = as_spec("x", boxed(torch.cat(torch.chunk(symbolic(Boxed.whole(spec)), 2, dim=1)[::-1], dim=1)))
+    assert found is not spec and isinstance(found.view, Gathered)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (0, 2, 1), (2, 0, 1)])
+def test_the_order_of_turned_axes_is_known(order):
+    whole = Boxed.whole(Store().put(torch.zeros(4, 6, 1, dtype=torch.int32)))
+    part, found = whole.permuted(order).turned()
+    assert part is whole.boxes[0].part and whole.permuted(found).shape == whole.permuted(order).shape
+    assert whole.split([2, 2], 0)[1].turned() is None and whole.reshaped((24,)).turned() is None

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from architectures import LAYOUTS, save_both_layouts
 from engine import command
 from float8 import write_float8
@@ -11,6 +12,7 @@ from sub_folders import KINDS
 import expo
 from expo.checkpoint import open_checkpoint
 from expo.errors import HubNotCached, MissingShard
+from expo.stream import load_model
 
 
 @pytest.fixture
@@ -52,6 +54,17 @@ def test_the_result_is_the_local_one(models, tmp_path, kind, stream):
     expo.extrapolate(sft="org/sft", dpo="org/dpo", output="out", stream=stream)
     assert files(tmp_path / "out") == files(tmp_path / "local")
     assert bool(list((tmp_path / "home").rglob("*.safetensors"))) != stream
+
+
+@pytest.mark.parametrize("kind", ["layouts", "float8"])
+def test_a_live_model_is_filled_from_what_stays_on_the_hub(models, tmp_path, kind):
+    models(kind)
+    there, here = (
+        load_model(expo.extrapolation(sft=f"{at}sft", dpo=f"{at}dpo", stream=bool(at))).state_dict()
+        for at in ("org/", "")
+    )
+    assert here.keys() == there.keys() and all(torch.equal(here[name], there[name]) for name in here)
+    assert not list((tmp_path / "home").rglob("*.safetensors"))
 
 
 def test_requantised_results_are_the_local_ones(models, tmp_path, capsys):

@@ -1,14 +1,14 @@
 """Float8 with scales: read exactly, written as bfloat16, or with fresh scales that never overflow."""
 
 import json
-import struct
 
 import numpy as np
 import pytest
 import torch
-from architectures import same, tensors_of
+import transformers
+from architectures import loaded, same, save_both_layouts, tensors_of
 from engine import command
-from float8 import BLOCKS, CONFIG, numbers, quantised, steps_apart, write_float8
+from float8 import BLOCKS, CONFIG, damaged, numbers, quantised, rewritten, steps_apart, write_float8
 from pico import write_checkpoint
 
 import expo
@@ -16,7 +16,7 @@ from expo.analysis.verify import verify
 from expo.checkpoint import Shards, open_checkpoint
 from expo.checkpoint.views.scaled import ScaledTensor
 from expo.dtypes import DTYPES
-from expo.errors import NonFinite, PlanError, RecipeError, UnsupportedFormat
+from expo.errors import NonFinite
 from expo.planning.budget import peak_memory
 from expo.stream.rescale import as_stored, rounded_up
 
@@ -165,106 +165,6 @@ def test_memory_is_that_of_plain_checkpoints(float8_pair, tmp_path):
     assert needed[0] - needed[1] < 2**22  # of 240 MiB; what a worker converts at a time
 
 
-def damaged(folder, name, values):
-    """Overwrite the beginning of a tensor in its file."""
-    checkpoint = open_checkpoint(folder, stored=True)
-    spec = checkpoint.tensors[name]
-    with open(checkpoint.files[spec.file].path, "r+b") as file:
-        file.seek(spec.offset)
-        file.write(values)
-
-
-SCALE = "model.layers.1.mlp.up_proj.weight_scale_inv"
-
-
-WRONG = {0.0: "is 0", float("nan"): "is nan", float("inf"): "is inf", -1.0: "is -1"}
-
-
-@pytest.mark.parametrize(("value", "word"), WRONG.items())
-def test_scales_that_cannot_be_are_named_in_the_plan(tmp_path, unreadable, value, word):
-    for seed, name in enumerate(("sft", "dpo")):
-        write_float8(tmp_path / name, seed, "block")
-    damaged(tmp_path / "dpo", SCALE, struct.pack("<2f", 1.0, value))
-    with pytest.raises(PlanError) as caught:
-        expo.plan(expo.extrapolation(sft=tmp_path / "sft", dpo=tmp_path / "dpo"))
-    assert f"{SCALE}[1] {word}" in str(caught.value) and "dpo" in str(caught.value)
-
-
-def rewritten(folder, change):
-    tensors = tensors_of(folder)
-    config = json.loads((folder / "config.json").read_text())
-    change(tensors)
-    for file in folder.glob("*.safetensors*"):
-        file.unlink()
-    write_checkpoint(folder, tensors, config=config)
-
-
-@pytest.mark.parametrize(
-    ("change", "word"),
-    [
-        (lambda t: t.pop(SCALE), "up_proj.weight is F8_E4M3 and has no scale"),
-        (lambda t: t.update({SCALE: torch.ones(5, 2)}), f"{SCALE} [5, 2] is no scale of"),
-        (lambda t: t.update({SCALE: t[SCALE].int()}), f"{SCALE} is I32"),
-        (lambda t: t.pop(SCALE.removesuffix("_scale_inv")), f"{SCALE} is the scale of no float8 tensor"),
-    ],
-    ids=["missing", "shape", "type", "no weight"],
-)
-def test_scales_that_do_not_fit_are_named_in_the_plan(tmp_path, unreadable, change, word):
-    for seed, name in enumerate(("sft", "dpo")):
-        write_float8(tmp_path / name, seed, "block")
-    rewritten(tmp_path / "sft", change)
-    with pytest.raises(PlanError) as caught:
-        expo.plan(expo.extrapolation(sft=tmp_path / "sft", dpo=tmp_path / "dpo"))
-    assert word in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("config", "extra", "words"),
-    [
-        ({"quant_method": "gptq", "bits": 4}, {"x.qweight": torch.int32}, ("GPTQ, 4 bits",)),
-        ({"quant_method": "awq", "bits": 4}, {"x.qweight": torch.int32}, ("AWQ, 4 bits",)),
-        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, {"x.weight": torch.uint8}, ("bitsandbytes, 4 bits",)),
-        ({"quant_method": "compressed-tensors", "format": "pack-quantized"}, {"x.weight_packed": torch.int32},
-         ("packed integers", "pack-quantized")),
-        ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, {"x.weight": torch.uint8}, ("NVFP4",)),
-        ({"quant_method": "mxfp4"}, {"x.gate_up_proj_blocks": torch.uint8}, ("MXFP4",)),
-        (None, {"x.qweight": torch.int32, "x.qzeros": torch.int32}, ("GPTQ or AWQ",)),
-        (None, {"x.weight": torch.uint8, "x.weight.absmax": torch.float32}, ("bitsandbytes",)),
-    ],
-)  # fmt: skip
-def test_other_formats_are_one_error_that_names_the_format_and_the_repository_to_use(
-    tmp_path, unreadable, config, extra, words
-):
-    tensors = {name: torch.ones(4, dtype=dtype) for name, dtype in extra.items()}
-    stated = {"quantization_config": config} if config else {}
-    card = {"README.md": "---\nlicense: mit\nbase_model:\n- org/plain-7B\n---\n# x\n"}
-    for name in ("sft", "dpo"):
-        write_checkpoint(tmp_path / name, {"w": torch.ones(2), **tensors}, config=stated, side_files=card)
-    with pytest.raises(PlanError) as caught:
-        expo.plan(expo.extrapolation(sft=tmp_path / "sft", dpo=tmp_path / "dpo"))
-    text = str(caught.value)
-    assert all(word in text for word in (*words, "(dpo) is quantised", "its base is org/plain-7B")), text
-
-
-def test_gguf_files_are_named_with_the_repository_that_their_card_names(tmp_path):
-    (tmp_path / "m").mkdir()
-    (tmp_path / "m/model-Q4_K_M.gguf").write_bytes(b"GGUF")
-    with pytest.raises(UnsupportedFormat, match="are GGUF"):
-        open_checkpoint(tmp_path / "m")
-    (tmp_path / "m/README.md").write_text("---\nbase_model: org/plain-7B\n---\n")
-    with pytest.raises(UnsupportedFormat, match=r"are GGUF(.|\n)*org/plain-7B"):
-        open_checkpoint(tmp_path / "m")
-
-
-def test_requantize_needs_a_quantised_donor_and_its_own_types(tmp_path):
-    for name in ("sft", "dpo"):
-        write_checkpoint(tmp_path / name, {"w": torch.ones(2)}, config={})
-    with pytest.raises(PlanError, match="holds no float8 with scales"):
-        expo.plan(expo.extrapolation(sft=tmp_path / "sft", dpo=tmp_path / "dpo", requantize=True))
-    with pytest.raises(RecipeError, match="leave dtype and layout out"):
-        expo.extrapolation(sft="a", dpo="b", requantize=True, dtype="float32")
-
-
 def test_a_nan_in_float8_is_named_where_it_lies(tmp_path):
     for seed, name in enumerate(("sft", "dpo")):
         write_float8(tmp_path / name, seed, "block")
@@ -274,20 +174,28 @@ def test_a_nan_in_float8_is_named_where_it_lies(tmp_path):
             expo.extrapolate(sft=tmp_path / "sft", dpo=tmp_path / "dpo", output=tmp_path / "out", **settings)
 
 
+ACTIVATIONS = {
+    "model.layers.0.mlp.up_proj.input_scale": 2.0,
+    "model.layers.0.mlp.up_proj.input_scale_ub": 1200.0,
+    "model.layers.0.self_attn.kv_scale": 3.0,
+    "model.layers.0.self_attn.k_proj.k_scale": 4.0,
+    "model.layers.0.mlp.experts.gate_up_proj_activation_scale": 5.0,
+}
+
+
 def test_scales_of_activations_are_left_out_with_the_quantisation_and_kept_with_it(tmp_path):
     for seed, name in enumerate(("sft", "dpo")):
         write_float8(tmp_path / name, seed, "per-tensor")
-        rewritten(tmp_path / name, lambda t: t.update({"model.layers.0.mlp.up_proj.input_scale": torch.tensor(2.0)}))
+        rewritten(tmp_path / name, lambda t: t.update({n: torch.tensor(value) for n, value in ACTIVATIONS.items()}))
     pair = {"sft": tmp_path / "sft", "dpo": tmp_path / "dpo"}
     expo.extrapolate(**pair, output=tmp_path / "plain")
     expo.extrapolate(**pair, output=tmp_path / "again", requantize=True)
     assert not any("scale" in name for name in tensors_of(tmp_path / "plain"))
-    assert tensors_of(tmp_path / "again")["model.layers.0.mlp.up_proj.input_scale"] == 2.0
+    kept = tensors_of(tmp_path / "again")
+    assert {name: kept[name].item() for name in ACTIVATIONS} == ACTIVATIONS
 
 
 def test_float8_on_one_side_fits_another_layout_on_the_other(tmp_path):
-    from architectures import save_both_layouts
-
     home = save_both_layouts(tmp_path, "qwen3_moe")
     plain = tensors_of(home / "sft/original")
     config = json.loads((home / "sft/original/config.json").read_text())
@@ -307,3 +215,26 @@ def test_float8_on_one_side_fits_another_layout_on_the_other(tmp_path):
         outs.append(tensors_of(tmp_path / f"out-{sft}"))
     assert all(torch.allclose(outs[0][n], outs[1][n], rtol=1e-6, atol=1e-9) for n in outs[0])
     assert not same(outs[0], tensors_of(home / "dpo/module"))
+
+
+def test_transformers_reads_a_requantised_result_as_the_numbers_that_expo_reads(tmp_path):
+    home, block = save_both_layouts(tmp_path, "qwen3_moe"), (16, 16)
+    stated = {"quant_method": "fp8", "weight_block_size": list(block), "modules_to_not_convert": ["lm_head"]}
+    for role in ("sft", "dpo"):
+        tensors = {}
+        for name, values in tensors_of(home / role / "original").items():
+            tensors[name] = values
+            if "proj" in name:
+                tensors[name], tensors[name + "_scale_inv"] = quantised(values.double().numpy(), block)
+        config = json.loads((home / role / "original/config.json").read_text())
+        write_checkpoint(tmp_path / f"{role}8", tensors, config=config | {"quantization_config": stated})
+    out = tmp_path / "out"
+    expo.extrapolate(sft=tmp_path / "sft8", dpo=tmp_path / "dpo8", output=out, requantize=True)
+    expo.extrapolate(sft=out, dpo=out, alpha=0, output=tmp_path / "wide", dtype="float32")
+    settings = transformers.FineGrainedFP8Config(weight_block_size=block, dequantize=True)
+    model, found = transformers.Qwen3MoeForCausalLM.from_pretrained(
+        out, quantization_config=settings, output_loading_info=True, dtype=torch.float32
+    )
+    assert not found["missing_keys"] and not found["unexpected_keys"]
+    ours, theirs = loaded(tmp_path / "wide").state_dict(), model.state_dict()
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[n].float(), theirs[n].float()) for n in ours)

@@ -12,7 +12,7 @@ from sub_folders import KINDS, diffusion_pipeline, sentence_transformer
 import expo
 from expo.analysis.verify import verify
 from expo.checkpoint import open_checkpoint
-from expo.errors import NotACheckpoint, PlanError
+from expo.errors import HeaderError, NotACheckpoint, PlanError
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -92,3 +92,31 @@ def test_variants_of_a_part_do_not_stand_in_the_way(tmp_path):
     assert {name for name in open_checkpoint(model).files if name.startswith("vae")} == {
         "vae/diffusion_pytorch_model.safetensors"
     }
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("[" * 100_000, "nested too deeply"),
+        ('{"unet": [1]', "is not JSON"),
+        ("3", "neither a list of modules nor an object"),
+        ('[{"path": "../dpo"}]', "'../dpo' is no folder right below it"),
+        ('[{"path": "/etc"}]', "'/etc' is no folder right below it"),
+        ('{"a": [1, 2], "a": [3, 4]}', "appears twice"),
+    ],
+)
+def test_a_list_of_sub_folders_that_no_one_should_trust_is_refused(tmp_path, content, words):
+    model = sentence_transformer(tmp_path / "m", 0)
+    (model / "modules.json").write_text(content)
+    with pytest.raises(HeaderError, match=words):
+        open_checkpoint(model)
+
+
+def test_weights_in_a_folder_that_no_list_names_are_told_of(tmp_path, capsys):
+    sft, dpo = (diffusion_pipeline(tmp_path / name, seed) for seed, name in enumerate(("sft", "dpo")))
+    listed = json.loads((dpo / "model_index.json").read_text()) | {"vae": [None, None]}
+    (dpo / "model_index.json").write_text(json.dumps(listed))
+    (sft / "model_index.json").write_text(json.dumps(listed))
+    code, _, err = command(capsys, "extrapolate", "--sft", sft, "--dpo", dpo, "-o", tmp_path / "out")
+    assert code == 0 and "dpo: model_index.json does not list vae, whose weights are not written." in err
+    assert {path.name for path in (tmp_path / "out/vae").iterdir()} == {"config.json"}

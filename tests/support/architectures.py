@@ -63,14 +63,28 @@ def _bert():
     return transformers.BertForMaskedLM(transformers.BertConfig(vocab_size=64, max_position_embeddings=32, **shape))
 
 
+def _dinov2():
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 16, "patch_size": 8}
+    return transformers.Dinov2Model(transformers.Dinov2Config(**shape, use_swiglu_ffn=True))
+
+
+def _qwen3_vl_moe():
+    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 24, "num_heads": 2, "out_hidden_size": 32,
+              "deepstack_visual_indexes": [0], "patch_size": 4, "num_position_embeddings": 16}  # fmt: skip
+    text = {**_TEXT, **_EXPERTS, "moe_intermediate_size": 24, "rope_parameters": _ROPE}  # no matrix is square
+    config = transformers.Qwen3VLMoeConfig(text_config=text, vision_config=vision)
+    return transformers.Qwen3VLMoeForConditionalGeneration(config)
+
+
 def _qwen2():
     return transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**_TEXT))
 
 
 MODELS = {
     "mixtral": _mixtral, "qwen3_moe": _qwen3_moe, "deepseek_v3": _deepseek, "llava": _llava, "qwen2_vl": _qwen2_vl,
-    "whisper": _whisper, "bert": _bert, "qwen2": _qwen2,
+    "whisper": _whisper, "bert": _bert, "qwen2": _qwen2, "dinov2": _dinov2,
 }  # fmt: skip
+MORE = {"qwen3_vl_moe": _qwen3_vl_moe}
 
 
 def save_both_layouts(home: Path, kind: str) -> Path:
@@ -78,7 +92,7 @@ def save_both_layouts(home: Path, kind: str) -> Path:
     transformers.logging.disable_progress_bar()
     for role in ("sft", "dpo"):
         torch.manual_seed(0)
-        model = MODELS[kind]().to(torch.bfloat16)
+        model = (MODELS | MORE)[kind]().to(torch.bfloat16)
         if role == "dpo":
             with torch.no_grad():
                 for parameter in model.parameters():
@@ -116,4 +130,6 @@ def logits(model) -> torch.Tensor:
         if model.config.model_type == "whisper":
             features = torch.linspace(-1, 1, 8 * 32).view(1, 8, 32).to(model.dtype)
             return model(input_features=features, decoder_input_ids=tokens[:, :4]).logits
+        if model.config.model_type == "dinov2":
+            return model(pixel_values=torch.linspace(-1, 1, 768).view(1, 3, 16, 16).to(model.dtype)).last_hidden_state
         return model(input_ids=tokens).logits

@@ -1,10 +1,14 @@
 """Float8 checkpoints with scales, written and read back by numpy and torch alone."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import torch
+from architectures import tensors_of
 from pico import LLAMA, llama_shapes, write_checkpoint
+
+from expo.checkpoint import open_checkpoint
 
 BLOCKS = {"block": (128, 128), "uneven": (48, 32), "per-channel": (1, None), "per-tensor": (None, None)}
 CONFIG = {**LLAMA, "hidden_size": 200, "intermediate_size": 300, "torch_dtype": "bfloat16"}
@@ -72,3 +76,22 @@ def write_float8(folder: Path, seed: int, kind: str, *, suffix: str = "_scale_in
     config = {**CONFIG, "quantization_config": stated | more}
     write_checkpoint(folder, weights | scales, shards=[[*weights], [*scales]], config=config)
     return wanted
+
+
+def damaged(folder, name, values):
+    """Overwrite the beginning of a tensor in its file."""
+    checkpoint = open_checkpoint(folder, stored=True)
+    spec = checkpoint.tensors[name]
+    with open(checkpoint.files[spec.file].path, "r+b") as file:
+        file.seek(spec.offset)
+        file.write(values)
+
+
+def rewritten(folder, change):
+    """A checkpoint's tensors changed, all in one file."""
+    tensors = tensors_of(folder)
+    config = json.loads((folder / "config.json").read_text())
+    change(tensors)
+    for file in folder.glob("*.safetensors*"):
+        file.unlink()
+    write_checkpoint(folder, tensors, config=config)

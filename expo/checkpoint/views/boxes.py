@@ -92,6 +92,19 @@ class Boxed:
         boxes = (replace(box, axes=tuple(box.axes[k] for k in order)) for box in self.boxes)
         return Boxed(tuple(self.shape[k] for k in order), tuple(boxes))
 
+    def turned(self) -> tuple[TensorSpec, tuple[int, ...]] | None:
+        """(a tensor, the order of its axes) where this is that tensor with its axes in another order, and no more."""
+        part, at = self.boxes[0].part, self.boxes[0].at
+        axes = self.boxes[0].axes
+        if len(self.boxes) > 1 or at or any(axis.start or axis.step != 1 for axis in axes):
+            return None
+        own = list(zip(part.shape, row_major(part.shape), strict=True))
+        order = []
+        for axis in axes:
+            fits = (k for k, pair in enumerate(own) if k not in order and pair == (axis.size, axis.stride))
+            order.append(next(fits, None))
+        return None if None in order or len(order) != len(own) else (part, tuple(order))
+
     def reshaped(self, shape: Sequence[int]) -> "Boxed":
         """The same elements in the same order under another shape."""
         if math.prod(shape) != math.prod(self.shape):

@@ -13,8 +13,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from expo.checkpoint.spec import TensorSpec
+from expo.checkpoint.strict_json import shown
 from expo.checkpoint.views.boxes import Boxed, NotExpressible
 from expo.checkpoint.views.symbolic import boxed, symbolic
+
+# The most that a config may ask for, by how the key ends: far above any model's.
+_MOST = {
+    re.compile(r"(^|_)(layers?|depths?|blocks|stages)$"): 1_024,
+    re.compile(r"(^|_)experts$"): 8_192,
+    re.compile(r"(^|_)(labels|codebooks)$"): 1_000_000,
+}
+_NOT_OF_NAMES = {
+    "quantization_config", "auto_map", "attn_implementation", "_attn_implementation", "experts_implementation",
+    "_experts_implementation",
+}  # fmt: skip
 
 
 @dataclass
@@ -130,30 +142,67 @@ class Architecture:
         return f"{list(tensor.shape)} is stored, and the config asks for {list(wanted)}"
 
 
-def architecture(config: Mapping[str, Any]) -> Architecture | None:
-    """The model that a config.json describes; None where transformers has no class of its own for it."""
-    import torch
-    import transformers
+class NoSuchModel(Exception):
+    """Why a config.json describes no model class of transformers, as a sentence."""
+
+
+def architecture(config: Mapping[str, Any]) -> Architecture:
+    """The model that a config.json describes. Raises NoSuchModel, whatever a stranger wrote into it."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    kind, named = config.get("model_type"), config.get("architectures") or []
-    if kind not in CONFIG_MAPPING or not named:
-        return None
-    model_class = getattr(transformers, str(named[0]), None)
-    if model_class is None:
-        return None
-    plain = {key: value for key, value in config.items() if key not in ("quantization_config", "auto_map")}
-    with _quietly():
+    kind = config.get("model_type")
+    if not isinstance(kind, str) or not kind:
+        raise NoSuchModel("its config.json names no model_type, so transformers' conversions cannot be looked up.")
+    if kind not in CONFIG_MAPPING:
+        raise NoSuchModel(f"transformers has no conversions for its model type {shown(kind)}.")
+    model_class = _class_of(config.get("architectures"))
+    _check_counts(config)
+    return _built(model_class, CONFIG_MAPPING[kind], config)
+
+
+def _class_of(named: Any) -> type:
+    """The model class that `architectures` names; nothing else of transformers is ever called."""
+    import transformers
+
+    name = named[0] if isinstance(named, list) and named else None
+    if not isinstance(name, str):
+        raise NoSuchModel("its config.json names no class under architectures, which says how tensors are called.")
+    found = getattr(transformers, name, None) if name.isidentifier() else None
+    if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
+        raise NoSuchModel(f"transformers has no model class {shown(name)}, which its config.json names.")
+    return found
+
+
+def _check_counts(config: Mapping[str, Any]) -> None:
+    """NoSuchModel for numbers that no model has: a class is built layer by layer, and labels are named one by one."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            _check_counts(value)
+        for n in value if isinstance(value, list) else [value]:
+            if isinstance(n, int | float) and n > next((most for end, most in _MOST.items() if end.search(key)), n):
+                raise NoSuchModel(f"its config.json asks for {n:,} {key}, which no model has.")
+
+
+def _built(model_class: type, config_class: type, config: Mapping[str, Any]) -> Architecture:
+    import torch
+
+    with _alone():
         try:
             with torch.device("meta"):
-                return Architecture(model_class(CONFIG_MAPPING[kind].from_dict(plain)))
-        except Exception:  # a config that this version's class does not take; there is no list of what it may raise
-            return None
+                return Architecture(model_class(config_class.from_dict(_for_names(config))))
+        except Exception as error:  # there is no list of what a class may raise for a config that it does not take
+            said = f"{type(error).__name__}: {shown(str(error).partition(chr(10))[0])}"
+            kind = config["model_type"]
+            raise NoSuchModel(f"transformers cannot make the {kind} that its config.json describes ({said}).") from None
 
 
-def stacking(conversions: Sequence[Any]) -> list[Any]:
-    """Those that stack a list of modules into one tensor."""
-    return [conversion for conversion in conversions if _stacks(conversion)]
+def _for_names(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config without what decides no name or shape, such as code and kernels to fetch."""
+    return {
+        key: _for_names(value) if isinstance(value, dict) else value
+        for key, value in config.items()
+        if key not in _NOT_OF_NAMES
+    }
 
 
 def _stacks(conversion: Any) -> bool:
@@ -197,12 +246,16 @@ def _several(names: Sequence[str]) -> str:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
-    """transformers' remarks on a config are about running a model, which is not done here."""
+def _alone() -> Iterator[None]:
+    """No remarks, which are about running a model, and no connection, whatever a config names."""
+    from huggingface_hub import constants
+
     logger = logging.getLogger("transformers")
-    before = logger.level
+    before = logger.level, constants.HF_HUB_OFFLINE
     logger.setLevel(logging.ERROR)
+    constants.HF_HUB_OFFLINE = True
     try:
         yield
     finally:
-        logger.setLevel(before)
+        logger.setLevel(before[0])
+        constants.HF_HUB_OFFLINE = before[1]

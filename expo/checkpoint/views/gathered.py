@@ -157,7 +157,7 @@ def as_spec(name: str, tensor: Boxed) -> TensorSpec:
     if len(types) > 1:
         raise ValueError(f"made of {', '.join(sorted({stored.name for _, stored in types}))}")
     view = Gathered(tensor, first.dtype)
-    if len(tensor.boxes) == 1 and view.strips.are_runs and view.n_elements == first.n_elements:
+    if view.strips.is_all_of(first):
         return first if first.shape == tensor.shape else replace(first, shape=tensor.shape)
     n_bytes = first.dtype.n_bytes(view.n_elements)
     return TensorSpec(name, first.dtype, tensor.shape, first.file, 0, n_bytes, view, first.stored_dtype)

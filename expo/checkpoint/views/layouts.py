@@ -4,13 +4,13 @@ Both sides are taken to the model's own names and shapes by transformers' conver
 layout. That going there and back gives a checkpoint its own tensors again is checked, not assumed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from expo.checkpoint.spec import Checkpoint, TensorSpec
 from expo.checkpoint.views.boxes import Boxed, NotExpressible
-from expo.checkpoint.views.conversions import Architecture, Loaded, architecture
+from expo.checkpoint.views.conversions import Architecture, Loaded, NoSuchModel, architecture
 from expo.checkpoint.views.gathered import as_spec
 from expo.checkpoint.views.towers import Tower, top_components, tower_of
 
@@ -36,9 +36,10 @@ class Layout:
     def __init__(self, donor: Checkpoint, wanted: str | None = None, *, as_named: bool = False):
         """as_named: where transformers has no such model, tensors are taken for the model's own as they are named."""
         self.problems: list[str] = []
-        self.architecture = architecture(donor.config)
-        if self.architecture is None and not (as_named and wanted is None):
-            self.problems.append(_unknown(donor.config))
+        self.turned: dict[str, tuple[str, list[int]]] = {}  # the model's name -> the output's, and its axes' order
+        self.architecture, why_none = _architecture_of(donor.config)
+        if why_none and not (as_named and wanted is None):
+            self.problems.append(why_none)
             return
         self.loaded = _load(self.architecture, donor.tensors)
         self.names = dict(self.loaded.stored)  # the model's name -> the output's, where nothing else differs
@@ -62,15 +63,28 @@ class Layout:
 
     def _check_back(self, donor: Checkpoint) -> None:
         """The donor's own tensors must come out as they went in."""
-        found = self.spelled(self.loaded, donor.tensors)
-        self.problems += found.problems
-        changed = [name for name, spec in donor.tensors.items() if found.tensors.get(name) is not spec]
-        if changed and not found.problems:
+        changed, problems = self._changed(donor)
+        if changed and not problems and self._turn_back(changed):
+            changed, problems = self._changed(donor)
+        self.problems += problems
+        if changed and not problems:
             self.problems.append(f"transformers' conversions do not lead back to {_counted(changed)}")
+
+    def _changed(self, donor: Checkpoint) -> tuple[set[str], list[str]]:
+        found = self.spelled(self.loaded, donor.tensors)
+        return {name for name, spec in donor.tensors.items() if found.tensors.get(name) is not spec}, found.problems
+
+    def _turn_back(self, changed: set[str]) -> bool:
+        """Undo changed axes, which transformers does when it loads, and never when it saves."""
+        for module, tensor in self.loaded.modules.items():
+            if changed.intersection(self.loaded.sources[module]) and (found := tensor.turned()):
+                stored, order = found
+                self.turned[module] = (stored.name, [order.index(k) for k in range(len(order))])
+        return bool(self.turned)
 
     def of_tower(self, other: Checkpoint, tensors: Mapping[str, TensorSpec], tower: str) -> tuple[Relaid, set[str]]:
         """(one tower of another checkpoint in this layout, the output's tensors that lie outside of the tower)."""
-        loaded = _load(architecture(other.config), tensors)
+        loaded = _load(_architecture_of(other.config)[0], tensors)
         ours, theirs = tower_of(self.loaded.modules, tower), tower_of(loaded.modules, tower)
         problems = [*_several(ours), *_several(theirs, other.source.label)]
         if not ours.prefixes:
@@ -98,8 +112,8 @@ class Layout:
         if config.get("model_type", mine) == mine:
             # The class decides the names; the other's own numbers decide what is missing.
             config = {**config, "model_type": mine, "architectures": [type(self.architecture.model).__name__]}
-        found = architecture(config) or self.architecture
-        return found.load(tensors)
+        found, _ = _architecture_of(config)
+        return (found or self.architecture).load(tensors)
 
     def spelled(self, loaded: Loaded, tensors: Mapping[str, TensorSpec]) -> Relaid:
         """What was loaded, in this layout; what the layout's own model lacks keeps its stored names."""
@@ -107,7 +121,10 @@ class Layout:
         table: dict[str, Boxed] = {}
         undone: dict[str, Boxed] = {}
         for module, tensor in loaded.modules.items():
-            if module in self.names:
+            if module in self.turned and len(tensor.shape) == len(self.turned[module][1]):
+                name, order = self.turned[module]
+                table[name] = tensor.permuted(order)
+            elif module in self.names:
                 table[self.names[module]] = tensor
             elif module in self.loaded.modules:
                 undone[module] = tensor
@@ -116,7 +133,7 @@ class Layout:
         try:
             table |= self.architecture.store(undone, self.conversions) if undone else {}
         except (NotExpressible, ValueError, RuntimeError, KeyError) as error:
-            found.problems.append(f"{_counted(list(undone))}: {str(error).partition(chr(10))[0]}")
+            found.problems.append(f"{_counted(undone)}: {str(error).partition(chr(10))[0]}")
         for name in loaded.rest:
             table.setdefault(name, Boxed.whole(tensors[name]))
         for name, tensor in table.items():
@@ -156,12 +173,14 @@ def fits_as_stored(ours: Mapping[str, TensorSpec], theirs: Mapping[str, TensorSp
     )
 
 
-def _unknown(config: Mapping[str, Any]) -> str:
-    kind = config.get("model_type")
-    if not kind:
-        return "its config.json names no model_type, so transformers' conversions cannot be looked up."
-    return f"transformers has no conversions for its model type {kind!r}."
+def _architecture_of(config: Mapping[str, Any]) -> tuple[Architecture | None, str | None]:
+    """(the model, nothing), or (nothing, why there is none)."""
+    try:
+        return architecture(config), None
+    except NoSuchModel as error:
+        return None, str(error)
 
 
-def _counted(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+def _counted(names: Collection[str]) -> str:
+    first = min(names)
+    return first if len(names) == 1 else f"{first} and {len(names) - 1} more"

@@ -15,7 +15,10 @@ FLOAT8 = ("F8_E4M3", "F8_E5M2")
 ENTRIES = ("quantization_config", "compression_config")  # of config.json, and of the configs inside it
 FILES = ("hf_quant_config.json", "quantize_config.json", "quant_config.json")  # beside config.json
 _SCALES = ("_scale_inv", "_scale")
-_ACTIVATIONS = re.compile(r"(^|\.)(input_scale(_inv)?|activation_scale(_inv)?|output_scale|[qkv]_scale|scale_input)$")
+_ACTIVATIONS = re.compile(
+    r"(^|\.|_proj_)(input_scale(_inv|_ub)?|activation_scale(_inv)?|output_scale|([qkv]|kv|prob)_scale|prob_output_scale"
+    r"|scale_input)$"
+)  # the last: of FBGEMM's upper bounds, and of experts that are stacked
 _OTHERS = (
     ("weight_packed", "compressed-tensors with packed integers"),
     ("weight_scale_2", "NVFP4"),
@@ -87,29 +90,52 @@ def _paired(
     checkpoint: Checkpoint, wide: Mapping[str, TensorSpec], paired: Mapping[str, TensorSpec], stated: Mapping[str, Any]
 ) -> Quantised:
     """Float8 weights and their scales, each pair checked."""
-    scaled, problems = {}, []
+    scaled, wrong = {}, Wrong()
     block = stated.get("weight_block_size")
     block = tuple(block) if _is_block(block) else None
     for name, weight in wide.items():
         scale = paired.get(name)
         if scale is None:
-            problems.append(f"{name} is {weight.dtype} and has no scale, which other tensors have.")
+            wrong.add("no scale", f"{name} is {weight.dtype} and has no scale, which other tensors have.")
         elif scale.dtype.name not in SCALE_TYPES:
-            problems.append(f"{scale.name} is {scale.dtype}, no type that scales have ({', '.join(SCALE_TYPES)}).")
+            types = ", ".join(SCALE_TYPES)
+            wrong.add("type", f"{scale.name} is {scale.dtype}, no type that scales have ({types}).")
         elif (size := fitting_block(weight, scale, block)) is None:
-            problems.append(
-                f"{scale.name} {list(scale.shape)} is no scale of {name} {list(weight.shape)}: neither one for all, "
-                f"nor one a row, nor one for each block of {'x'.join(map(str, block or (128, 128)))}."
-            )
+            wrong.add("shape", _misshapen(weight, scale, block))
         else:
             scaled[name] = as_scaled(weight, scale, size)
     used = {scale.name for scale in paired.values()}
     dropped = {name: spec for name, spec in checkpoint.tensors.items() if _ACTIVATIONS.search(name)}
     for name in checkpoint.tensors:
         if _is_scale(name) and name not in used and name not in dropped:
-            problems.append(f"{name} is the scale of no float8 tensor.")
+            wrong.add("no weight", f"{name} is the scale of no float8 tensor.")
     kinds = sorted({_grain(spec) for spec in scaled.values()})
-    return Quantised(f"float8 with {' and '.join(kinds)} scales", scaled, dropped, tuple(problems))
+    return Quantised(f"float8 with {' and '.join(kinds)} scales", scaled, dropped, wrong.sentences)
+
+
+class Wrong:
+    """What is wrong with tensors, by kind: one mistake of a writer is in thousands of them, and is said once."""
+
+    def __init__(self):
+        self._of_kind: dict[str, list[str]] = {}
+
+    def add(self, kind: str, sentence: str) -> None:
+        """One tensor's complaint."""
+        self._of_kind.setdefault(kind, []).append(sentence)
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """The first complaint of each kind, with the number of the others."""
+        more = ("" if len(own) == 1 else f" {len(own) - 1} more are like it." for own in self._of_kind.values())
+        return tuple(own[0] + rest for own, rest in zip(self._of_kind.values(), more, strict=True))
+
+
+def _misshapen(weight: TensorSpec, scale: TensorSpec, stated: tuple[int, int] | None) -> str:
+    tail = "" if stated else ", and the config states no other weight_block_size"
+    return (
+        f"{scale.name} {list(scale.shape)} is no scale of {weight.name} {list(weight.shape)}: neither one for all, "
+        f"nor one a row, nor one for each block of {'x'.join(map(str, stated or (128, 128)))}{tail}."
+    )
 
 
 def _grain(spec: TensorSpec) -> str:

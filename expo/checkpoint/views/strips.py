@@ -77,19 +77,18 @@ class Strips:
         self._starts = [strip.out for strip in self.all]
         self.are_runs = all(strip.is_run for strip in self.all)
 
+    def is_all_of(self, spec: TensorSpec) -> bool:
+        """Whether the tensor's elements, in order, are those of `spec` and no more, however many strips say so."""
+        return sum(strip.n for strip in self.all) == spec.n_elements and all(
+            strip.part is spec and strip.at == strip.out and all(walk.out == walk.part for walk in strip.walks)
+            for strip in self.all
+        )
+
     def within(self, low: int, high: int) -> Iterator[Strip]:
         """The strips, cut where they must be, of elements [low, high)."""
         # Strips that begin before `low` may reach into it; the running maximum says where none does.
         for k in range(bisect_left(self._reach, low), bisect_left(self._starts, high)):
             yield from self.all[k].within(low, high)
-
-
-def same_as(tensor: Boxed, spec: TensorSpec) -> bool:
-    """Whether the tensor is nothing but `spec` as it is."""
-    if len(tensor.boxes) != 1 or tensor.shape != spec.shape or tensor.boxes[0].part is not spec:
-        return False
-    strip = _flat(tensor.boxes[0], tensor.shape)
-    return strip.is_run and strip.at == strip.out == 0 and strip.n == spec.n_elements
 
 
 def _flat(box: Box, shape: tuple[int, ...]) -> Strip:

@@ -389,6 +389,10 @@ class Overflow(DataError):
         )
 
 
+class BadScale(DataError):
+    """A scale of quantised numbers that is no positive number."""
+
+
 class CopyMismatch(DataError):
     """A tensor that can only be copied differs between the inputs."""
 

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from expo.checkpoint.shard import RemoteShard, Shard
+from expo.checkpoint.shard import Shard
 from expo.checkpoint.spec import Checkpoint, TensorSpec
 from expo.checkpoint.views.quantised import find
-from expo.checkpoint.views.scaled import widened
+from expo.checkpoint.views.scaled import widened, wrong_scale
 from expo.checkpoint.views.unquantised import named_base
 
 
@@ -15,6 +15,7 @@ def quantised(inputs: Mapping[str, Checkpoint]) -> list[str]:
     """One refusal for each input whose numbers cannot be read, and one sentence for each scale that is wrong.
 
     Scales are read here: they are some ten-thousandth of a checkpoint, and a run should not end at the last of them.
+    On the Hub they would be a request each, tens of thousands of a large model; there a run ends at the first.
     """
     problems = []
     for role, checkpoint in inputs.items():
@@ -41,24 +42,20 @@ def _refusal(who: str, kind: str, checkpoint: Checkpoint) -> str:
 
 
 def _bad_scales(checkpoint: Checkpoint, scaled: Mapping[str, TensorSpec]) -> Iterator[str]:
-    """A sentence for each scale that holds zero, a negative number, NaN or an infinity."""
+    """A sentence for each scale in a file here that holds zero, a negative number, NaN or an infinity."""
     scales = {spec.view.scale.name: spec.view.scale for spec in scaled.values()}
-    shards: dict[str, Shard | RemoteShard] = {}
+    shards: dict[str, Shard] = {}
     try:
         for scale in scales.values():
+            file = checkpoint.files[scale.file]
+            if file.remote:
+                continue
             if scale.file not in shards:
-                file = checkpoint.files[scale.file]
-                shards[scale.file] = RemoteShard(file, None) if file.remote else Shard(file)
+                shards[scale.file] = Shard(file)
             raw = np.empty(scale.n_bytes, np.uint8)
             shards[scale.file].read_into(memoryview(raw), scale)
-            values = widened(raw, scale)
-            wrong = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
-            if len(wrong):
-                more = f", and {len(wrong) - 1} more of it are wrong too" if len(wrong) > 1 else ""
-                yield (
-                    f"{scale.name}[{wrong[0]}] is {values[wrong[0]]:g}: a scale is a positive number{more}. "
-                    "The file is damaged: download it again."
-                )
+            if problem := wrong_scale(widened(raw, scale), scale):
+                yield problem
     finally:
         for shard in shards.values():
             shard.close()

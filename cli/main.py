@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import click
 
 from expo.errors import ExpoError, Interrupted
-from expo.launcher import place
+from expo.launcher import place, stay_alone
 from expo.version import __version__
 
 # command -> (module, one line); a module is imported when its command is used.
@@ -95,8 +95,12 @@ def one_voice() -> Iterator[None]:
     if here.size == 1:
         yield
         return
-    if not here.is_first and not SHARED.intersection(sys.argv[1:2]):
-        sys.exit(0)
+    if not _is_shared(sys.argv[1:]):
+        if not here.is_first:
+            sys.exit(0)
+        stay_alone()  # or it would wait for the others wherever it streams, trains or generates
+        yield
+        return
     signal.signal(signal.SIGTERM, _stopped)
     if here.is_first:
         yield
@@ -138,6 +142,12 @@ def _leave(*_: object) -> None:
 
 # What several processes of a launcher do together; everything else the first does alone.
 SHARED = {"extrapolate", "merge", "train"}
+
+
+def _is_shared(words: list[str]) -> bool:
+    """Whether this command line is for all processes; what only compares is for one."""
+    alone = any(word.partition("=")[0] == "--against" for word in words)
+    return bool(SHARED.intersection(words[:1])) and not alone
 
 
 def main() -> None:

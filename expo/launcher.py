@@ -1,13 +1,16 @@
 """What a launcher such as torchrun says of this process, read from the environment alone."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 
 from expo.errors import NoRendezvous
 
 # What launchers that start the same command several times call the number of copies.
 _COPIES = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+
+_OF_RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE")
+_ELASTIC = ("TORCHELASTIC_", "ROLE_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,14 @@ def place(environment: Mapping[str, str] = os.environ) -> Place:
         return Place()
     n_nodes = max(1, numbers["WORLD_SIZE"] // max(1, on_this_node))
     return Place(numbers["RANK"], numbers["WORLD_SIZE"], local_rank, node, n_nodes)
+
+
+def stay_alone(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Forget the launcher: what this process does from now on, it does as the only one."""
+    for name in [name for name in environment if name.startswith(_ELASTIC) or name in _OF_RANKS]:
+        del environment[name]
+    # Not removed: without it, the copies that a cluster's own launcher counts would seem to be lost ones.
+    environment |= {"RANK": "0", "WORLD_SIZE": "1"}
 
 
 def check_rendezvous(environment: Mapping[str, str] = os.environ) -> None:

@@ -141,7 +141,7 @@ def _leave(*_: object) -> None:
 
 
 # What several processes of a launcher do together; everything else the first does alone.
-SHARED = {"extrapolate", "merge", "train"}
+SHARED = {"extrapolate", "merge", "train", "generate", "eval"}
 
 
 def _is_shared(words: list[str]) -> bool:

@@ -1,7 +1,7 @@
 """Every error raised on purpose, one class a rule. The command line turns an ExpoError into one message and exit 1."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 
 class ExpoError(Exception):
@@ -12,10 +12,17 @@ class ExpoError(Exception):
 
 def again(kind: str, text: str) -> ExpoError:
     """An error that another process raised: the same class of this module, the same words."""
-    found = globals().get(kind, ExpoError)
+    found = globals().get(kind) or next((each for each in _kinds(ExpoError) if each.__name__ == kind), ExpoError)
     error = found.__new__(found)
     Exception.__init__(error, text)
     return error
+
+
+def _kinds(kind: type) -> Iterator[type]:
+    """The classes below one, those of other modules too."""
+    for each in kind.__subclasses__():
+        yield each
+        yield from _kinds(each)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -1,8 +1,9 @@
-"""What a launcher such as torchrun says of this process, read from the environment alone."""
+"""What a launcher such as torchrun says of this process, read from the environment alone; and the run of one."""
 
 import os
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from expo.errors import NoRendezvous
 
@@ -27,6 +28,35 @@ class Place:
     def is_first(self) -> bool:
         """True for the process that prints, locks and publishes."""
         return self.rank == 0
+
+
+class World:
+    """The processes of one run; this class is the world of one."""
+
+    here = Place()
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value, by rank."""
+        return [value]
+
+    def first(self, act: Callable[..., Any], *arguments: Any) -> Any:
+        """What rank 0 gets from `act`, which the others do not call; its ExpoError is raised on all."""
+        return act(*arguments)
+
+    def together(self, act: Callable[[], Any]) -> list[Any]:
+        """What each rank gets from `act`; raises the same ExpoError on all where it failed on one."""
+        return [act()]
+
+    def agree(self, plan: Any) -> None:
+        """Raise RankError where a process has another recipe, other inputs or another version of expo."""
+
+    def share(self, plan: Any, batches: Sequence[Any]) -> list[Any]:
+        """The batches of segments that are this rank's."""
+        return list(batches)
+
+    def stop(self) -> Any:
+        """An event that any rank may set for all; None where the caller may make its own."""
+        return None
 
 
 def place(environment: Mapping[str, str] = os.environ) -> Place:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from expo.errors import DataError, ExpoError, Interrupted, RankError, RankGone, again
-from expo.launcher import Place, check_rendezvous, place
+from expo.launcher import Place, World, check_rendezvous, place
 from expo.planning.identity import fingerprint
 from expo.planning.jobs import Plan
 from expo.stream.pieces import Piece, byte_range
@@ -23,35 +23,6 @@ _WAIT = datetime.timedelta(days=30)  # a rank may wait long for the slowest
 _POLL = 0.2  # seconds between two looks at the stop
 _STOP, _TOLD = "expo/stop", "expo/told"
 _PATIENCE = datetime.timedelta(seconds=3)
-
-
-class World:
-    """The processes of one run; this class is the world of one."""
-
-    here = Place()
-
-    def gather(self, value: Any) -> list[Any]:
-        """Every rank's value, by rank."""
-        return [value]
-
-    def first(self, act: Callable[..., Any], *arguments: Any) -> Any:
-        """What rank 0 gets from `act`, which the others do not call; its ExpoError is raised on all."""
-        return act(*arguments)
-
-    def together(self, act: Callable[[], Any]) -> list[Any]:
-        """What each rank gets from `act`; raises the same ExpoError on all where it failed on one."""
-        return [act()]
-
-    def agree(self, plan: Plan) -> None:
-        """Raise RankError where a process has another recipe, other inputs or another version of expo."""
-
-    def share(self, plan: Plan, batches: Sequence[list[Piece]]) -> list[list[Piece]]:
-        """The batches of segments that are this rank's."""
-        return list(batches)
-
-    def stop(self) -> Any:
-        """An event that any rank may set for all; None where the caller may make its own."""
-        return None
 
 
 class Ranks(World):

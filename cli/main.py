@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import click
 
-from expo.errors import ExpoError, Interrupted
-from expo.launcher import place, stay_alone
+from expo.errors import ExpoError, Interrupted, NoRendezvous
+from expo.launcher import is_first_copy, place, stay_alone
 from expo.version import __version__
 
 # command -> (module, one line); a module is imported when its command is used.
@@ -173,7 +173,8 @@ def main() -> None:
 
         if error.second_hand:
             time.sleep(_GRACE)
-        say(f"error: {printable(str(error))}")
+        if not isinstance(error, NoRendezvous) or is_first_copy():  # copies without a rendezvous have no other way
+            say(f"error: {printable(str(error))}")
         sys.exit(1)
     except BrokenPipeError:
         sys.stderr.close()

@@ -9,7 +9,7 @@ from expo.errors import NoRendezvous
 
 # What launchers that start the same command several times call the number of copies.
 _COPIES = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
-
+_NUMBERS = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK")  # and a copy's own
 _OF_RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE")
 _ELASTIC = ("TORCHELASTIC_", "ROLE_")
 
@@ -82,12 +82,18 @@ def stay_alone(environment: MutableMapping[str, str] = os.environ) -> None:
     environment |= {"RANK": "0", "WORLD_SIZE": "1"}
 
 
+def is_first_copy(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether this is the first of copies that may not know of each other; True where nothing numbers them."""
+    return next((environment[name] for name in _NUMBERS if name in environment), "0") == "0"
+
+
 def check_rendezvous(environment: Mapping[str, str] = os.environ) -> None:
     """Raise NoRendezvous where several copies were started that cannot find each other."""
     here = place(environment)
     if here.size > 1:
         if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if not environment.get(name)]:
-            raise NoRendezvous(f"{here.size} processes were started, and {' and '.join(missing)} is not set")
+            verb = "is" if len(missing) == 1 else "are"
+            raise NoRendezvous(f"{here.size} processes were started, and {' and '.join(missing)} {verb} not set")
     elif "RANK" not in environment:
         for copies in _COPIES:
             if environment.get(copies, "").isdigit() and int(environment[copies]) > 1:

@@ -178,8 +178,8 @@ def check_places(places: Sequence[Place]) -> None:
     """Raise RankError where the shares of these processes would overlap or leave gaps: nodes of different sizes."""
     n_nodes = places[0].n_nodes
     per_node = len(places) // n_nodes
-    for rank, place in enumerate(places):
-        if place.n_nodes != n_nodes or (n_nodes > 1 and place.node != rank // per_node):
+    for rank, one in enumerate(places):
+        if one.n_nodes != n_nodes or (n_nodes > 1 and one.node != rank // per_node):
             text = "a run takes as many processes on each node as on the others: the same --nproc-per-node for all."
             raise RankError(text)
 

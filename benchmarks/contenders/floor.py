@@ -30,13 +30,13 @@ def move(work, n_inputs: int) -> int:
     """Drain the shared iterator `work` of (input fds, output fd, tiles); return the bytes read."""
     buffers = [memoryview(mmap.mmap(-1, TILE)) for _ in range(n_inputs)]
     n_bytes = 0
-    for fds, out, segment in work:
+    for fds, out, segment in work:  # out is None where nothing is written
         for at, n in segment:
             for fd, buffer in zip(fds, buffers, strict=True):
                 done = os.preadv(fd, [buffer[:n]], at)
                 assert done == n, "an input is shorter than its header says"
                 n_bytes += n
-            done = os.pwrite(out, buffers[-1][:n], at)
+            done = n if out is None else os.pwrite(out, buffers[-1][:n], at)
             assert done == n, "the output folder is full"
     return n_bytes
 
@@ -45,18 +45,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("sft", type=Path)
     parser.add_argument("dpo", type=Path)
-    parser.add_argument("out", type=Path)
+    parser.add_argument("out", type=Path, nargs="?", help="without it what would be written is discarded")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
 
-    args.out.mkdir()
+    if args.out:
+        args.out.mkdir()
     segments = []
     for path in sorted(args.dpo.glob("*.safetensors")):
         every = tiles(path)
         if every != tiles(args.sft / path.name):
             raise SystemExit(f"{path.name}: the checkpoints are laid out differently")
         inputs = [os.open(folder / path.name, os.O_RDONLY) for folder in (args.sft, args.dpo)]
-        out = os.open(args.out / path.name, os.O_WRONLY | os.O_CREAT)
+        out = os.open(args.out / path.name, os.O_WRONLY | os.O_CREAT) if args.out else None
         segments += [(inputs, out, every[i : i + SEGMENT]) for i in range(0, len(every), SEGMENT)]
     work = iter(segments)  # a list's iterator hands each segment to one thread only
     start = time.perf_counter()

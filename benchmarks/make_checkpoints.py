@@ -32,13 +32,14 @@ class Shape:
     kv_heads: int
     intermediate: int
     vocab: int
+    tied: bool = True  # the head is the embedding, and so not stored
 
     @property
     def head_dim(self) -> int:
         return self.hidden // self.heads
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
-        """Name -> shape, in the order of the state dict; the head is tied and so not stored."""
+        """Name -> shape, in the order of the state dict."""
         kv = self.kv_heads * self.head_dim
         layer = {
             "self_attn.q_proj": (self.hidden, self.hidden),
@@ -54,7 +55,8 @@ class Shape:
         named = {"model.embed_tokens.weight": (self.vocab, self.hidden)}
         for i in range(self.layers):
             named |= {f"model.layers.{i}.{part}.weight": shape for part, shape in layer.items()}
-        return named | {"model.norm.weight": (self.hidden,)}
+        head = {} if self.tied else {"lm_head.weight": (self.vocab, self.hidden)}
+        return named | {"model.norm.weight": (self.hidden,)} | head
 
     @property
     def n_elements(self) -> int:
@@ -68,6 +70,7 @@ class Shape:
 
 SHAPES = {
     "llama-3.2-1b": Shape(hidden=2048, layers=16, heads=32, kv_heads=8, intermediate=8192, vocab=128256),
+    "llama-3.1-70b": Shape(8192, layers=80, heads=64, kv_heads=8, intermediate=28672, vocab=128256, tied=False),
     "pico": Shape(hidden=256, layers=16, heads=8, kv_heads=2, intermediate=1024, vocab=16032),
 }
 
@@ -167,7 +170,7 @@ def write_sidecars(folder: Path, shape: Shape) -> None:
         rms_norm_eps=1e-5,
         rope_theta=500000.0,
         rope_scaling={"rope_type": "llama3", "original_max_position_embeddings": 8192, **scaling},
-        tie_word_embeddings=True,
+        tie_word_embeddings=shape.tied,
         **tokens,
     ).save_pretrained(folder)
     GenerationConfig(**tokens).save_pretrained(folder)
@@ -185,8 +188,10 @@ def close_checkpoint(folder: Path, shards: dict[str, dict[str, tuple[int, ...]]]
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
-def make(folder: Path, shape: Shape, deltas: list[str], n_shards: int, seed: int, threads: int) -> None:
-    """Write folder/sft and one folder/dpo-DELTA a delta; none of them may exist."""
+def make(
+    folder: Path, shape: Shape, deltas: list[str], n_shards: int, seed: int, threads: int, *, sparse: bool = False
+) -> None:
+    """Write folder/sft and one folder/dpo-DELTA a delta; none of them may exist. sparse: headers over holes."""
     sft, dpos = folder / "sft", {folder / f"dpo-{delta}": float(delta) for delta in deltas}
     folders = [sft, *dpos]
     for made in folders:
@@ -196,7 +201,7 @@ def make(folder: Path, shape: Shape, deltas: list[str], n_shards: int, seed: int
     pieces = list(lay_out(folders, shards))
     torch.set_num_threads(1)
     with ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(lambda piece: fill(piece, sft, dpos, seed), pieces):
+        for _ in pool.map(lambda piece: fill(piece, sft, dpos, seed), [] if sparse else pieces):
             pass
     for made in folders:
         close_checkpoint(made, shards)
@@ -212,6 +217,7 @@ def main() -> None:
     size.add_argument("--scale", type=float, default=1.0, help="multiple of the shape's layers")
     size.add_argument("--times", type=float, help="multiple of the shape's elements, reached by adding layers")
     parser.add_argument("--shards", type=int, default=3)
+    parser.add_argument("--sparse", action="store_true", help="true headers over holes: every weight is 0")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
@@ -220,7 +226,7 @@ def main() -> None:
     layers = args.layers or max(1, round(args.scale * shape.layers))
     shape = shape.grown(args.times) if args.times else replace(shape, layers=layers)
     try:
-        make(args.folder, shape, args.deltas, args.shards, args.seed, args.threads)
+        make(args.folder, shape, args.deltas, args.shards, args.seed, args.threads, sparse=args.sparse)
     except FileExistsError as error:
         sys.exit(f"{error.filename} exists: remove it, or choose another folder")
     made = {"layers": shape.layers, "tensors": len(shape.tensors()), "parameters": shape.n_elements}

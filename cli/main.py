@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import click
 
-from expo.errors import ExpoError, Interrupted
-from expo.launcher import place
+from expo.errors import ExpoError, Interrupted, NoRendezvous
+from expo.launcher import is_first_copy, place, stay_alone
 from expo.version import __version__
 
 # command -> (module, one line); a module is imported when its command is used.
@@ -95,8 +95,12 @@ def one_voice() -> Iterator[None]:
     if here.size == 1:
         yield
         return
-    if not here.is_first and not SHARED.intersection(sys.argv[1:2]):
-        sys.exit(0)
+    if not _is_shared(sys.argv[1:]):
+        if not here.is_first:
+            sys.exit(0)
+        stay_alone()  # or it would wait for the others wherever it streams, trains or generates
+        yield
+        return
     # All that the handler asks for is there before it may be called: within an import nothing can be imported.
     importlib.import_module("expo.stream.ranks")
     signal.signal(signal.SIGTERM, _stopped)
@@ -139,7 +143,13 @@ def _leave(*_: object) -> None:
 
 
 # What several processes of a launcher do together; everything else the first does alone.
-SHARED = {"extrapolate", "merge", "train"}
+SHARED = {"extrapolate", "merge", "train", "generate", "eval"}
+
+
+def _is_shared(words: list[str]) -> bool:
+    """Whether this command line is for all processes; what only compares is for one."""
+    alone = any(word.partition("=")[0] == "--against" for word in words)
+    return bool(SHARED.intersection(words[:1])) and not alone
 
 
 def main() -> None:
@@ -165,7 +175,8 @@ def main() -> None:
 
         if error.second_hand:
             time.sleep(_GRACE)
-        say(f"error: {printable(str(error))}")
+        if not isinstance(error, NoRendezvous) or is_first_copy():  # copies without a rendezvous have no other way
+            say(f"error: {printable(str(error))}")
         sys.exit(1)
     except BrokenPipeError:
         sys.stderr.close()

@@ -1,6 +1,7 @@
-"""expo plan: what a recipe will do, in words, before anything is read but headers."""
+"""expo plan: what a run will do and cost, in words, before anything is read but headers."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,44 +11,104 @@ from expo.cli.merge import SET
 from expo.cli.options import PLUGIN, load_plugins, over_a_recipe, recipe_fields
 from expo.cli.tables import printable, show_facts, show_table
 
+_RATES = {
+    "network": "What the Hub delivers. 1 Gbit/s is 0.125.",
+    "disk": "What the disk reads and writes, together; the slower disk of several.",
+    "gpu": "What is copied to the GPU, or from it, each way; with --device cuda.",
+    "compute": "What a run reaches when its inputs are in memory: the GB/s that its summary prints, for this method.",
+}
+
+
+def _rates(command):
+    for name, text in reversed(_RATES.items()):
+        kind = click.FloatRange(min=0, min_open=True)
+        command = click.option(f"--{name}-rate", type=kind, metavar="GB/S", help=f"For the expected time. {text}")(
+            command
+        )
+    return command
+
 
 @click.command(short_help="Show what a recipe will do: budgets, donor, and which tensors get which parameters.")
-@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("recipe", type=click.Path(path_type=Path), required=False)
+@click.option("--sft", "--base", "sft", help="Instead of RECIPE: what `expo extrapolate` starts from.")
+@click.option("--dpo", "--aligned", "dpo", help="And where that ends.")
+@click.option("--alpha", type=float, help="How far past DPO to go.  [default: 0.3]")
+@_rates
 @SET
 @PLUGIN
 @over_a_recipe
-def plan(recipe: Path, sets: tuple[str, ...], **options) -> None:
-    """Show what `expo merge RECIPE` will do. Reads headers only, and writes nothing."""
+def plan(recipe: Path | None, sft: str | None, dpo: str | None, alpha: float | None, **options: Any) -> None:
+    """Show what `expo merge RECIPE`, or `expo extrapolate --sft SFT --dpo DPO`, will do and cost.
+
+    Reads headers only, those of Hub ids on the Hub, and writes nothing: models of any size can be planned anywhere.
+    The time is that of the slowest of disk, network, GPU copies and computing, as far as their rates are given.
+    """
     from expo.planning.budget import default_threads
-    from expo.recipe import read_recipe
+    from expo.planning.expected import together, total_in_words
     from expo.stages import Run
 
     load_plugins(options["plugins"])
-    recipes = read_recipe(recipe, sets).with_settings(**recipe_fields(options))
+    recipes = _recipes(recipe, {"sft": sft, "dpo": dpo, "alpha": alpha}, options)
     run = Run(recipes, Path("OUT"))
-    planned = list(run.plans())
+    found = [_Cost(stage, planned, options) for stage, planned in run.plans()]
     threads = options["threads"] or default_threads()
     if options["as_json"]:
-        stages = [_record(stage, found, threads) for stage, found in planned]
-        click.echo(json.dumps({"stages": stages, "notes": recipes.notes}))
+        record = {"stages": [_record(one, threads) for one in found], "notes": recipes.notes}
+        click.echo(json.dumps(record | {"time": together([one.phases for one in found])}))
         return
-    several = len(recipes.stages) > 1
-    for number, (stage, found) in enumerate(planned):
-        if several:
-            click.echo(("\n" if number else "") + f"stage {stage.name} -> {run.folder(stage)}")
-        _show(found, threads)
+    for number, one in enumerate(found):
+        if len(recipes.stages) > 1:
+            click.echo(("\n" if number else "") + f"stage {one.stage.name} -> {run.folder(one.stage)}")
+        _show(one, threads)
+    if len(found) > 1:
+        click.echo(f"\nall stages: {total_in_words(together([one.phases for one in found]))}")
     for note in recipes.notes:
         click.echo(f"note: {printable(note)}", err=True)
-    for _, found in planned:
-        for warning in found.warnings:
+    for one in found:
+        for warning in one.plan.warnings:
             click.echo(f"warning: {printable(warning)}", err=True)
 
 
-def _record(stage, planned, threads: int) -> dict[str, Any]:
+def _recipes(recipe: Path | None, pair: dict[str, Any], options: dict[str, Any]):
+    """What is to be planned: a recipe file, or the extrapolation of a pair; headers on the Hub are read there."""
+    from expo.recipe import Recipes, Stage, extrapolation, read_recipe
+
+    given = {name: value for name, value in pair.items() if value is not None}
+    if recipe is not None and not given:
+        found = read_recipe(recipe, options["sets"])
+    elif recipe is None and pair["sft"] and pair["dpo"]:
+        if options["sets"]:
+            raise click.UsageError("--set changes a recipe file; for an extrapolation give --alpha.")
+        found = Recipes((Stage("final", extrapolation(**given), {}),))
+    else:
+        raise click.UsageError("Plan one thing: expo plan RECIPE, or expo plan --sft SFT --dpo DPO [--alpha A].")
+    return found.with_settings(**recipe_fields(options) | {"stream": True})
+
+
+class _Cost:
+    """One stage's plan, with what it moves and how long that takes at the rates that were given."""
+
+    def __init__(self, stage: Any, planned: Any, options: dict[str, Any]):
+        from expo.planning.expected import Rates, phases
+        from expo.planning.traffic import downloaded, traffic
+
+        self.stage, self.plan, self.to_download = stage, planned, 0
+        if not options["stream"]:
+            self.plan, self.to_download = downloaded(planned)
+        moved = replace(traffic(self.plan), to_download=self.to_download)
+        rates = {name: rate and rate * 1e9 for name in _RATES for rate in [options[f"{name}_rate"]]}
+        gpu = options["device"].startswith("cuda") or rates["gpu"] is not None
+        once = self.plan.n_bytes_read + self.plan.n_bytes_written
+        self.phases = phases(moved, once, Rates(**rates), gpu=gpu)
+
+
+def _record(cost: _Cost, threads: int) -> dict[str, Any]:
     """One stage for programs."""
     from expo.planning.budget import totals
+    from expo.planning.expected import together
     from expo.planning.outline import outline
 
+    stage, planned = cost.stage, cost.plan
     found, recipe = outline(planned), planned.recipe
     runs = [
         {"tensors": run.groups, "n_tensors": run.n_tensors, "layers": run.layers, "first": run.first, "last": run.last}
@@ -62,7 +123,8 @@ def _record(stage, planned, threads: int) -> dict[str, Any]:
         "uses": stage.uses,
         "dtype": sorted({job.dtype.name for job in planned.jobs}),
         "tokenizer": recipe.tokenizer.record() if recipe.tokenizer else None,
-        "budget": totals(planned, threads),
+        "budget": totals(planned, threads) | {"bytes_to_download": cost.to_download},
+        "time": together([cost.phases]),
         "parameters": found.shared,
         "varying": runs,
         "copied": found.copied,
@@ -71,15 +133,18 @@ def _record(stage, planned, threads: int) -> dict[str, Any]:
     }
 
 
-def _show(planned, threads: int) -> None:
+def _show(cost: _Cost, threads: int) -> None:
     from expo.methods import find_method
     from expo.planning.budget import summary
+    from expo.planning.expected import in_words
     from expo.planning.outline import outline
 
+    planned = cost.plan
     recipe, found = planned.recipe, outline(planned)
     rest = summary(planned, threads).splitlines()[1:]
     click.echo(f"{recipe.method}: {find_method(recipe.method).formula}")
     click.echo(printable("\n".join(rest)))
+    click.echo(in_words(cost.phases))
     facts = [
         ("config, names", f"of {recipe.donor}"),
         ("tokenizer", _tokenizer(recipe)),

@@ -1,7 +1,7 @@
 """Every error raised on purpose, one class a rule. The command line turns an ExpoError into one message and exit 1."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 
 class ExpoError(Exception):
@@ -12,10 +12,17 @@ class ExpoError(Exception):
 
 def again(kind: str, text: str) -> ExpoError:
     """An error that another process raised: the same class of this module, the same words."""
-    found = globals().get(kind, ExpoError)
+    found = globals().get(kind) or next((each for each in _kinds(ExpoError) if each.__name__ == kind), ExpoError)
     error = found.__new__(found)
     Exception.__init__(error, text)
     return error
+
+
+def _kinds(kind: type) -> Iterator[type]:
+    """The classes below one, those of other modules too."""
+    for each in kind.__subclasses__():
+        yield each
+        yield from _kinds(each)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -387,6 +394,10 @@ class Overflow(DataError):
             f"{name}[{index}] would be {value:.6g}, beyond the largest {dtype} ({largest:.6g}).\n"
             f"To clamp such values: --saturate.{wider.get(dtype, ' To write a wider type: --dtype float32.')}"
         )
+
+
+class BadScale(DataError):
+    """A scale of quantised numbers that is no positive number."""
 
 
 class CopyMismatch(DataError):

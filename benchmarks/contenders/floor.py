@@ -26,17 +26,19 @@ def tiles(path: Path) -> list[tuple[int, int]]:
     return [(8 + n_head + at, min(TILE, end - at)) for start, end in spans for at in range(start, end, TILE)]
 
 
-def segments(sft: Path, dpo: Path, out: Path) -> list[tuple[list[int], int, list[tuple[int, int]]]]:
-    """(input fds, output fd, tiles) of every segment of the checkpoint; makes the folder `out` and its files."""
-    out.mkdir()
+def segments(sft: Path, dpo: Path, out: Path | None) -> list[tuple[list[int], int | None, list[tuple[int, int]]]]:
+    """(input fds, output fd, tiles) of every segment of the checkpoint; makes the folder `out`, if any, and its files."""
+    if out:
+        out.mkdir()
     found = []
     for path in sorted(dpo.glob("*.safetensors")):
         every = tiles(path)
         if every != tiles(sft / path.name):
             raise SystemExit(f"{path.name}: the checkpoints are laid out differently")
         inputs = [os.open(folder / path.name, os.O_RDONLY) for folder in (sft, dpo)]
-        file = os.open(out / path.name, os.O_WRONLY | os.O_CREAT)
-        os.pwrite(file, os.pread(inputs[-1], every[0][0], 0), 0)  # the header, so that the file can be read
+        file = os.open(out / path.name, os.O_WRONLY | os.O_CREAT) if out else None
+        if out:
+            os.pwrite(file, os.pread(inputs[-1], every[0][0], 0), 0)  # the header, so that the file can be read
         found += [(inputs, file, every[i : i + SEGMENT]) for i in range(0, len(every), SEGMENT)]
     return found
 
@@ -45,13 +47,13 @@ def move(work, n_inputs: int) -> int:
     """Drain the shared iterator `work` of (input fds, output fd, tiles); return the bytes read."""
     buffers = [memoryview(mmap.mmap(-1, TILE)) for _ in range(n_inputs)]
     n_bytes = 0
-    for fds, out, segment in work:
+    for fds, out, segment in work:  # out is None where nothing is written
         for at, n in segment:
             for fd, buffer in zip(fds, buffers, strict=True):
                 done = os.preadv(fd, [buffer[:n]], at)
                 assert done == n, "an input is shorter than its header says"
                 n_bytes += n
-            done = os.pwrite(out, buffers[-1][:n], at)
+            done = n if out is None else os.pwrite(out, buffers[-1][:n], at)
             assert done == n, "the output folder is full"
     return n_bytes
 
@@ -60,7 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("sft", type=Path)
     parser.add_argument("dpo", type=Path)
-    parser.add_argument("out", type=Path)
+    parser.add_argument("out", type=Path, nargs="?", help="without it what would be written is discarded")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
 

@@ -102,16 +102,13 @@ def _check_shards_exist(source: Source, listed: dict[str, str]) -> None:
 
 def _check_place(source: Source, spec: TensorSpec, seen: dict[str, TensorSpec], listed: dict[str, str] | None) -> None:
     """The index sends `spec` to the very shard that holds it, and no other shard holds it too."""
-    path = source.folder / spec.file
     if spec.name in seen:
-        raise RepeatedTensor(path, f"holds {shown(spec.name)}, and so does {seen[spec.name].file}.")
-    if listed is None:
-        return
-    place = listed.get(spec.name)
-    if place is None:
-        raise UnlistedTensor(path, f"holds {shown(spec.name)}, which {source.index} does not list.")
+        where = source.folder / spec.file
+        raise RepeatedTensor(where, f"holds {shown(spec.name)}, and so does {seen[spec.name].file}.")
+    place = spec.file if listed is None else listed.get(spec.name)
     if place != spec.file:
-        raise UnlistedTensor(path, f"holds {shown(spec.name)}, which {source.index} places in {place}.")
+        said = f"places in {place}" if place else "does not list"
+        raise UnlistedTensor(source.folder / spec.file, f"holds {shown(spec.name)}, which {source.index} {said}.")
 
 
 def _check_all_found(source: Source, tensors: dict[str, TensorSpec], listed: dict[str, str] | None) -> None:

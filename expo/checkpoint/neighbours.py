@@ -26,7 +26,6 @@ class Neighbours:
 
     def __init__(self, files: Mapping[str, WeightFile], specs: Iterable[TensorSpec], fetch: Fetch | None = None):
         """fetch: fills a buffer with the bytes of a file from a place on; default by requests of this process."""
-        self.files = files
         self.fetch = fetch or (lambda out, name, at: files[name].remote.read_into(out, at))
         self.runs = _runs(spec for spec in specs if files[spec.file].remote)
         self._of = {(spec.file, spec.offset): k for k, run in enumerate(self.runs) for spec in run}

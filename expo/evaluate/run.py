@@ -16,6 +16,8 @@ from expo.evaluate.summary import difference, summary
 from expo.generate.experts import names_experts, read_experts
 from expo.generate.run import generate
 from expo.generate.sampling import Sampling
+from expo.generate.sharing import on_each, team
+from expo.launcher import World
 from expo.rows import replace_file, write_rows
 
 
@@ -44,13 +46,15 @@ def evaluate(
     What is evaluated, in this order: `models`, files of `answers`, and the models of `compare`.
     output: a folder for answers, grades and report.json; answers that it holds are not asked for again.
     progress: from a model's name to what `generate` is to call. how: further settings of `generate`.
+    Under a launcher (torchrun) all processes call it and share the questions; the first grades.
     Raises what `generate` and `grade` raise.
     """
-    references = check(data, [*models, *compare], answers, extraction, equivalence, seconds, gold_field)
-    with _folder(output) as folder:
+    ranks = team()
+    comparing = {"extraction": extraction, "equivalence": equivalence, "seconds": seconds}
+    references = on_each(ranks, lambda: check(data, [*models, *compare], answers, **comparing, gold_field=gold_field))
+    with _folder(output, ranks) as folder:
         graded: dict[str, Graded] = {}
         warnings = []
-        comparing = {"extraction": extraction, "equivalence": equivalence, "seconds": seconds}
         files = {str(path): path for path in answers}
         names = _named([*models, *compare])
         for text in (*map(str, models), *files, *map(str, compare)):
@@ -59,11 +63,15 @@ def evaluate(
                 watched = {"progress": progress(text)} if progress else {}
                 report = generate(text, data, path, sampling=sampling, **how, **watched)
                 warnings += [f"{text}: {warning}" for warning in report.warnings]
-            graded[text] = grade(path, references, **comparing)
-        record = _record(data, graded, ks, warnings)
-        if output is not None:
-            _keep(folder, graded, record)
-    return record
+            ranks.first(lambda text=text, path=path: graded.update({text: grade(path, references, **comparing)}))
+
+        def told() -> dict[str, Any]:
+            record = _record(data, graded, ks, warnings)
+            if output is not None:
+                _keep(folder, graded, record)
+            return record
+
+        return ranks.first(told)
 
 
 def check(
@@ -104,12 +112,13 @@ def _record(data: str | Path, graded: dict[str, Graded], ks: Sequence[int] | Non
 
 
 @contextlib.contextmanager
-def _folder(output: str | Path | None) -> Iterator[Path]:
+def _folder(output: str | Path | None, ranks: World) -> Iterator[Path]:
+    """Where answers and grades are kept: OUTPUT, or for the time of the run a folder of the first process."""
     if output is not None:
         yield Path(output)
         return
-    with tempfile.TemporaryDirectory(prefix="expo-eval-") as folder:
-        yield Path(folder)
+    with contextlib.ExitStack() as stack:
+        yield Path(ranks.first(lambda: stack.enter_context(tempfile.TemporaryDirectory(prefix="expo-eval-"))))
 
 
 def _named(models: Sequence[str]) -> dict[str, str]:

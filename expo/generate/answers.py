@@ -1,7 +1,9 @@
 """The file of answers: one row for each (question, sample), continued after a kill, put in order at the end."""
 
+import glob
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -76,6 +78,17 @@ def settings_path(path: Path) -> Path:
     return path.with_name(path.name + ".settings.json")
 
 
+def part_path(path: Path, rank: int) -> Path:
+    """Where a further process of a run keeps its answers until they are taken in."""
+    return path.with_name(f"{path.name}.part-{rank}")
+
+
+def parts_of(path: Path) -> list[Path]:
+    """The parts that stand beside a file of answers, by rank."""
+    found = path.parent.glob(f"{glob.escape(path.name)}.part-*")
+    return sorted((part for part in found if part.suffix[6:].isdigit()), key=lambda part: int(part.suffix[6:]))
+
+
 class AnswerFile:
     """An open file of answers, beside which its settings stand; knows which answers it has."""
 
@@ -84,21 +97,27 @@ class AnswerFile:
         self.questions = {question.id: question for question in questions}
         self.beside = settings_path(path)
         if overwrite:
-            path.unlink(missing_ok=True)
-        begun = path.exists() and path.stat().st_size > 0
+            for old in (path, *parts_of(path)):
+                old.unlink(missing_ok=True)
+        begun = any(file.exists() and file.stat().st_size > 0 for file in (path, *parts_of(path)))
         if begun:
             self._check_settings(settings)
-        self.file = Appender(path, check=self._check_found)
-        if not begun:
-            replace_file(self.beside, (json.dumps(settings, indent=1, ensure_ascii=False) + "\n").encode())
+        self.file = Appender(path, check=partial(self._check_found, path))
         self.done = {(row.values["id"], row.values["sample"]) for row in self.file.found}
+        try:
+            if not begun:
+                replace_file(self.beside, (json.dumps(settings, indent=1, ensure_ascii=False) + "\n").encode())
+            self.take_in_parts()
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
+            raise
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.file.__exit__(kind, error, trace)
-        if error is not None and not self.done:  # refused before the first answer: leave no trace
+        if error is not None and not self.done and not parts_of(self.path):  # before the first answer: leave no trace
             self.path.unlink(missing_ok=True)
             self.beside.unlink(missing_ok=True)
 
@@ -109,8 +128,24 @@ class AnswerFile:
 
     def add(self, question: Question, sample: int, answer: Answer) -> None:
         """Append one finished answer."""
-        self.file.append({"id": question.id, "sample": sample, **question.shown(), **answer.row()})
+        self.file.append(self.row(question, sample, answer))
         self.done.add((question.id, sample))
+
+    @staticmethod
+    def row(question: Question, sample: int, answer: Answer) -> dict[str, Any]:
+        """An answer as the file holds it."""
+        return {"id": question.id, "sample": sample, **question.shown(), **answer.row()}
+
+    def take_in_parts(self) -> None:
+        """Append what other processes have left beside the file, and remove it there."""
+        for path in parts_of(self.path):
+            with Appender(path, check=partial(self._check_found, path)) as part:
+                for row in part.found:
+                    key = (row.values["id"], row.values["sample"])
+                    if key not in self.done:
+                        self.file.append(row.values)
+                        self.done.add(key)
+                path.unlink()
 
     def put_in_order(self) -> list[dict[str, Any]]:
         """Rewrite the file, whole or not at all, in the order of the questions, then samples; its rows."""
@@ -144,9 +179,9 @@ class AnswerFile:
                 "\n".join([f"{self.path} was begun with other settings:", *other, "To start it again: --overwrite."])
             )
 
-    def _check_found(self, rows: list[Row]) -> None:
+    def _check_found(self, path: Path, rows: list[Row]) -> None:
         """What an earlier run left answers these questions, as they are now."""
-        read_answers(self.path)
+        read_answers(path)
         problems = []
         for row in rows:
             question = self.questions.get(row.values["id"])

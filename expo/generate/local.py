@@ -12,6 +12,7 @@ from expo.checkpoint.spec import Source
 from expo.errors import ExpoError
 from expo.generate.prompts import Demo, Question, rendered
 from expo.generate.sizes import window_of
+from expo.launcher import place
 
 _SAMPLE = 1 << 16  # bytes of a weight file that are hashed at its start, middle and end
 _PREFIX = 8  # tokens of the prompt that are decoded with an answer: some tokenizers drop the first space of a text
@@ -141,7 +142,9 @@ def _device(name: str) -> str:
     import torch
 
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and place().size > 1 and (n := torch.cuda.device_count()):
+        name = f"cuda:{place().local_rank % n}"
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError, NotImplementedError):  # torch without CUDA asserts

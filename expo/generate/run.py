@@ -11,10 +11,11 @@ from typing import Any
 import xxhash
 
 from expo.errors import BadSetting
-from expo.generate.answers import Answer, AnswerFile, settings_path
+from expo.generate.answers import Answer, settings_path
 from expo.generate.experts import names_experts
 from expo.generate.prompts import TEMPLATE, Demo, Question, check_chat, read_demos, read_questions
 from expo.generate.sampling import Sampling, check_long_prompts
+from expo.generate.sharing import SharedAnswers, agree, on_each, team
 from expo.rows import check_inputs, replace_file
 
 FORMATS = ("jsonl", "alpaca_eval")
@@ -90,28 +91,48 @@ def generate(
     form: jsonl, or alpaca_eval's list of {instruction, output, generator}; the rows then stand beside it in
     OUTPUT.rows.jsonl. overwrite: forget what the output holds.
     progress is called with answers there, answers wanted, and tokens written since the last call.
+    Under a launcher (torchrun) all processes call it, share the questions, and get the report; one file is written.
     Raises RowsError, OtherSettings, PromptTooLong, NoChatTemplate, ModelError, EndpointError, OutputError.
     """
-    check_output(output, form, [questions, demos, model if names_experts(model) else None])
-    prepared = prepare(
-        model, questions, sampling=sampling, demos=demos, endpoint=endpoint, chat=chat, template=template,
-        long_prompts=long_prompts, device=device, dtype=dtype, trust_remote_code=trust_remote_code, form=form,
-    )  # fmt: skip
+    ranks = team()
+
+    def ready() -> Prepared:
+        check_output(output, form, [questions, demos, model if names_experts(model) else None])
+        return prepare(
+            model, questions, sampling=sampling, demos=demos, endpoint=endpoint, chat=chat, template=template,
+            long_prompts=long_prompts, device=device, dtype=dtype, trust_remote_code=trust_remote_code, form=form,
+        )  # fmt: skip
+
+    prepared = on_each(ranks, ready)
     output, began = Path(output), time.monotonic()
     rows_path = _rows_path(output, form)
+    agree(ranks, rows_path, prepared.questions, prepared.settings, samples=prepared.sampling.samples, form=form)
     wanted = len(prepared.questions) * prepared.sampling.samples
-    report = Report(str(output), len(prepared.questions), wanted)
-    with AnswerFile(rows_path, prepared.questions, prepared.settings, overwrite=overwrite) as file:
+    with SharedAnswers(ranks, rows_path, prepared.questions, prepared.settings).open(overwrite=overwrite) as file:
         missing = file.missing(prepared.sampling.samples)
-        report.n_resumed = wanted - len(missing)
+        report = Report(str(output), len(prepared.questions), wanted, wanted - len(missing), len(missing))
         progress(report.n_resumed, wanted, 0)
-        for question, sample, answer in _answers(prepared, missing, batch_tokens, concurrency):
-            file.add(question, sample, answer)
-            report.n_new += 1
-            report.n_tokens += answer.n_tokens or 0
-            progress(report.n_resumed + report.n_new, wanted, answer.n_tokens or 0)
-        rows = file.put_in_order()
-    report.seconds = time.monotonic() - began
+        answers = _answers(prepared, missing, file.mine(missing), batch_tokens, concurrency)
+        report.n_tokens = sum(ranks.together(lambda: _ask(file, answers, report, progress)))
+        report.seconds = time.monotonic() - began
+        return ranks.first(_closed, file, report, prepared, output, form)
+
+
+def _ask(file: SharedAnswers, answers: Iterable[tuple[Question, int, Answer]], report: Report, progress: Any) -> int:
+    """Ask this process's share; the tokens that came. Progress is told as if all processes were as far."""
+    n_tokens = 0
+    for n_asked, (question, sample, answer) in enumerate(answers, start=1):
+        file.add(question, sample, answer)
+        n_tokens += answer.n_tokens or 0
+        done = min(report.n_resumed + n_asked * file.here.size, report.n_answers)
+        progress(done, report.n_answers, (answer.n_tokens or 0) * file.here.size)
+    file.close_part()
+    return n_tokens
+
+
+def _closed(file: SharedAnswers, report: Report, prepared: Prepared, output: Path, form: str) -> Report:
+    """The report of a run whose answers are all there, and stand in their order now."""
+    rows = file.joined()
     report.finishes = dict(Counter(str(row.get("finish")) for row in rows))
     report.warnings = _warnings(prepared, rows)
     if form == "alpaca_eval":
@@ -183,9 +204,15 @@ def prepare(
 
 
 def _answers(
-    prepared: Prepared, missing: list[tuple[Question, int]], batch_tokens: int | None, concurrency: int
+    prepared: Prepared,
+    missing: list[tuple[Question, int]],
+    mine: set[tuple[Any, int]],
+    batch_tokens: int | None,
+    concurrency: int,
 ) -> Iterator[tuple[Question, int, Answer]]:
+    """The answers to what is missing, as far as this process asks for it."""
     if not prepared.local:
+        missing = [asked for asked in missing if (asked[0].id, asked[1]) in mine]
         from expo.generate.served import served_answers
 
         how = {"long_prompts": prepared.long_prompts, "concurrency": concurrency}
@@ -194,9 +221,12 @@ def _answers(
     from expo.generate.write import tasks_of, write_answers
 
     local, sampling = prepared.answerer, prepared.sampling
+    # Of all that is missing, so that each process refuses the same prompts with the same words.
     tasks, skipped = tasks_of(missing, local, prepared.demos, sampling, prepared.long_prompts)
     for question, sample in skipped:
-        yield question, sample, Answer("", 0, "too long")
+        if (question.id, sample) in mine:
+            yield question, sample, Answer("", 0, "too long")
+    tasks = [task for task in tasks if (task.question.id, task.sample) in mine]
     for task, answer in write_answers(local, tasks, sampling, batch_tokens):
         yield task.question, task.sample, answer
 

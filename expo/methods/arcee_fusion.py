@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from expo.methods.declare import Here, method
-from expo.methods.survey import kth_largest
+from expo.methods.survey import SHIFTS, kth_largest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,7 +47,7 @@ def _log_softmax(rows: Tensor) -> Tensor:
     return rows - tree_sum(rows.exp()).log_().unsqueeze(-1)
 
 
-@method(reads="row", exact="per device", survey=_thresholds)
+@method(reads="row", exact="per device", survey=_thresholds, passes=lambda tensor: len(SHIFTS[tensor.wide]))
 def arcee_fusion(base: Tensor, other: Tensor, *, here: Here) -> Tensor:
     """other where |other - base| * KL(softmax of its row, of the base's) >= median + 1.5 IQR, else base.
 

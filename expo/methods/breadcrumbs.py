@@ -22,16 +22,32 @@ def between(density: float, gamma: float, n: int) -> tuple[int, int]:
 def survey(tensors: Sequence[Surveyed]) -> Generator[Any, Any, list[Sparse]]:
     """The cuts of one tensor, and what rescaling asks for."""
     (tensor,) = tensors
+    ((lower_cuts, upper_cuts),) = yield from keep_largest(tensors, _counts(tensor))
+    found = [Sparse(tuple(lower_cuts), tuple(upper_cuts) if any(cut != NOTHING for cut in upper_cuts) else ())]
+    return (yield from rescaled(tensors, trimmed, found)) if tensor.parameters["rescale"] else found
+
+
+def _counts(tensor: Surveyed) -> tuple[list[int], list[int]]:
+    """For each model how many are larger than what is dropped as small, and how many are dropped as outliers."""
     given = tensor.parameters
     counts = [between(*pair, tensor.n_elements) for pair in zip(given["density"], given["gamma"], strict=True)]
     lower = [kept + outliers if kept else 0 for kept, outliers in counts]
-    upper = [outliers if kept else 0 for kept, outliers in counts]
-    ((lower_cuts, upper_cuts),) = yield from keep_largest(tensors, [lower, upper])
-    found = [Sparse(tuple(lower_cuts), tuple(upper_cuts) if any(cut != NOTHING for cut in upper_cuts) else ())]
-    return (yield from rescaled(tensors, trimmed, found)) if given["rescale"] else found
+    return lower, [outliers if kept else 0 for kept, outliers in counts]
 
 
-@method(nothing=is_nothing, ranges={"density": (0, 1), "gamma": (0, 1)}, survey=survey, paper="arXiv:2312.06795")
+def passes(tensor: Surveyed) -> int:
+    """How often the survey reads a tensor."""
+    cut = any(0 < count < tensor.n_elements for counts in _counts(tensor) for count in counts)
+    return cut + tensor.parameters["rescale"]
+
+
+@method(
+    nothing=is_nothing,
+    ranges={"density": (0, 1), "gamma": (0, 1)},
+    survey=survey,
+    passes=passes,
+    paper="arXiv:2312.06795",
+)
 def breadcrumbs(
     base: Tensor,
     *models: Tensor,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from expo.methods.breadcrumbs import survey
+from expo.methods.breadcrumbs import passes, survey
 from expo.methods.declare import Each, Here, method
 from expo.methods.sparse import is_nothing, trimmed
 from expo.methods.task_vectors import agreed
@@ -13,7 +13,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-@method(nothing=is_nothing, ranges={"density": (0, 1), "gamma": (0, 1)}, survey=survey, paper="arXiv:2312.06795")
+@method(
+    nothing=is_nothing,
+    ranges={"density": (0, 1), "gamma": (0, 1)},
+    survey=survey,
+    passes=passes,
+    paper="arXiv:2312.06795",
+)
 def breadcrumbs_ties(
     base: Tensor,
     *models: Tensor,

@@ -12,10 +12,14 @@ from expo.methods.sparse import PASSES, Sparse, dropped, n_passing, rescaled
 def survey(tensors: Sequence[Surveyed]) -> Generator[Any, Any, list[Sparse]]:
     """The factors that give each dropped delta the L1 norm it had before, where that is asked for."""
     found = [Sparse() for _ in tensors]
-    parameters = tensors[0].parameters
-    if parameters["rescale"] is True and min(parameters["density"]) < 1:
+    if passes(tensors[0]):
         found = yield from rescaled(tensors, dropped, found)
     return found
+
+
+def passes(tensor: Surveyed) -> int:
+    """How often the survey reads a tensor."""
+    return tensor.parameters["rescale"] is True and min(tensor.parameters["density"]) < 1
 
 
 def factors(rescale: bool | str, density: Each, here: Here) -> tuple[float, ...]:

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-@method(nothing=is_nothing, ranges={"density": (0, 1)}, survey=dare.survey, paper="arXiv:2311.03099")
+@method(
+    nothing=is_nothing, ranges={"density": (0, 1)}, survey=dare.survey, passes=dare.passes, paper="arXiv:2311.03099"
+)
 def dare_linear(
     base: Tensor,
     *models: Tensor,

@@ -69,6 +69,9 @@ class Method:
     nothing: Callable[..., bool] = field(repr=False)  # parameters for which the result is the donor, bit for bit
     check: Callable[..., str | None] = field(repr=False)  # what is wrong with parameters that fit one by one
     survey: Survey | None = field(default=None, repr=False)
+    passes: Callable[[Surveyed], int] = field(
+        default=lambda tensor: 1, repr=False
+    )  # over a tensor, that a survey takes
     model_scope: Callable[..., bool] = field(default=lambda **_: False, repr=False)  # survey all tensors as one
     scratch: float = 0.0  # whole-tensor methods: further copies of the tensor that apply holds
     spreads: bool = False  # a NaN or infinity of any input shows in the result
@@ -85,6 +88,10 @@ class Method:
     def reads_for(self, parameters: Mapping[str, Any]) -> Reads:
         """The smallest piece that is exact under these parameters."""
         return self.reads(**parameters) if callable(self.reads) else self.reads
+
+    def survey_passes(self, tensor: Surveyed) -> int:
+        """How often a tensor is read before the method is applied to it."""
+        return int(self.passes(tensor)) if self.survey else 0
 
     def known(self, name: str) -> Parameter:
         """The parameter of that name; raises UnknownParameter with the nearest one."""
@@ -103,6 +110,7 @@ def method(
     check: Callable[..., str | None] = lambda **_: None,
     ranges: Mapping[str, tuple[float, float]] | None = None,
     survey: Survey | None = None,
+    passes: Callable[[Surveyed], int] = lambda tensor: 1,
     model_scope: Callable[..., bool] = lambda **_: False,
     scratch: float = 0.0,
     spreads: bool = False,
@@ -117,6 +125,7 @@ def method(
     spreads: True where pure arithmetic carries a NaN or infinity of any input into the result; elsewhere, where a
     comparison could swallow it, the inputs themselves are looked at.
     survey: a generator that asks for sums and counts over whole tensors (see expo.methods.survey).
+    passes: how often a survey reads a tensor, where nothing about its values is odd; the plan counts bytes by it.
     """
 
     def register(apply: Callable[..., Any]) -> Callable[..., Any]:
@@ -135,6 +144,7 @@ def method(
             nothing=nothing,
             check=check,
             survey=survey,
+            passes=passes,
             model_scope=model_scope,
             scratch=scratch,
             spreads=spreads,

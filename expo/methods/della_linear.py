@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     check=magnitude_ranks.check,
     ranges={"density": (0, 1), "epsilon": (0, 1)},
     survey=magnitude_ranks.survey,
+    passes=lambda tensor: tensor.parameters["rescale"] is True,
     paper="arXiv:2406.11617",
 )
 def della_linear(

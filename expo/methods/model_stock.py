@@ -38,6 +38,7 @@ def _ratio(g: list[list[float]]) -> float:
     models=(2, None),
     reads=lambda filter_wise: "row" if filter_wise else "tile",
     survey=_ratios,
+    passes=lambda tensor: not tensor.parameters["filter_wise"],
     paper="arXiv:2403.19522",
 )
 def model_stock(base: Tensor, *models: Tensor, filter_wise: bool = False, here: Here) -> Tensor:

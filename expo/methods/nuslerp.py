@@ -47,7 +47,13 @@ def _reads(weight: Each, nuslerp_row_wise: bool, nuslerp_flatten: bool):
     return "tile" if nuslerp_flatten else "tensor" if nuslerp_row_wise else "row"
 
 
-@method(spreads=True, reads=_reads, survey=_factors, scratch=6)
+@method(
+    spreads=True,
+    reads=_reads,
+    survey=_factors,
+    passes=lambda tensor: tensor.parameters["nuslerp_flatten"],
+    scratch=6,
+)
 def nuslerp(
     base: Tensor | None,
     first: Tensor,

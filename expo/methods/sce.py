@@ -59,7 +59,13 @@ def _selected(base: Tensor, models: Sequence[Tensor], here: Here) -> list[Tensor
     return [delta.mul_(kept) for delta in deltas]
 
 
-@method(models=(1, None), ranges={"select_topk": (0, 1)}, survey=_survey, paper="arXiv:2408.07990")
+@method(
+    models=(1, None),
+    ranges={"select_topk": (0, 1)},
+    survey=_survey,
+    passes=lambda tensor: 3 if tensor.parameters["select_topk"] < 1 else 1,
+    paper="arXiv:2408.07990",
+)
 def sce(base: Tensor, *models: Tensor, select_topk: float = 1.0, int8_mask: bool = False, here: Here) -> Tensor:
     """base + sum of the w_i d_i with the sign of sum d_i / sum of their w_i; w_i = mean of d_i^2 / sum of all.
 

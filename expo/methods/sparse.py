@@ -106,6 +106,11 @@ def keep_largest(
     ]
 
 
+def trims(density: Sequence[float]) -> bool:
+    """Whether a cut between kept and dropped elements must be found."""
+    return any(0 < share < 1 for share in density)
+
+
 def dropped(base: Tensor, *models: Tensor, density: Sequence[float], here: Here, **_: Any) -> Iterator[Tensor]:
     """Each model's delta, where its noise lets it pass: every element with probability `density`."""
     for i, delta in enumerate(deltas_of(base, models)):

@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from expo.methods.declare import Each, Here, Surveyed, method
-from expo.methods.sparse import Sparse, is_nothing, keep_largest, rescaled, trimmed
+from expo.methods.sparse import Sparse, is_nothing, keep_largest, rescaled, trimmed, trims
 from expo.methods.task_vectors import agreed
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def _shares(tensors: Sequence[Surveyed]) -> list[tuple[float, int]]:
     nothing=is_nothing,
     ranges={"density": (0, 1)},
     survey=_survey,
+    passes=lambda tensor: trims(tensor.parameters["density"]) + tensor.parameters["rescale"],
     model_scope=lambda trim_scope, **_: trim_scope == "model",
     paper="arXiv:2306.01708",
 )

@@ -9,6 +9,7 @@ from expo.checkpoint.views.gathered import Gathered
 from expo.errors import PlanError
 from expo.methods import find_method
 from expo.planning.jobs import Job, Plan
+from expo.planning.traffic import traffic, wide_bytes
 
 INTERPRETER = 240 * 2**20  # bytes: Python with torch, pydantic and rich, measured on Linux
 CONVERSIONS = 160 * 2**20  # bytes: transformers, which is loaded where layouts differ, measured on Linux
@@ -22,12 +23,6 @@ def default_threads() -> int:
     """One a core that this process may use, at most 8: more gain nothing on one disk."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(8, cores)
-
-
-def wide_bytes(job: Job) -> int:
-    """Bytes of one element while it is computed on: 4 where nothing has over 16 bits, else 8."""
-    narrow = job.dtype.bits <= 16 and all(operand.spec.stored_dtype.bits <= 16 for operand in job.operands)
-    return 4 if narrow else 8
 
 
 def scratch_bytes(job: Job, tile: int = TILE) -> int:
@@ -113,15 +108,21 @@ def count(n: float) -> str:
 
 
 def totals(plan: Plan, threads: int, *, passes: bool = False) -> dict[str, int]:
-    """The plan's budget in numbers; bytes unless the name says otherwise. passes: the output goes to the Hub alone."""
+    """The plan's budget in numbers; bytes unless the name says otherwise. passes: the output goes to the Hub alone.
+
+    What a survey reads counts each time that it is read.
+    """
     copied = sum(job.method is None for job in plan.jobs)
+    moved = traffic(plan)
     return {
         "tensors": len(plan.jobs),
         "tensors_computed": len(plan.jobs) - copied,
         "tensors_copied": copied,
         "tensors_left_out": len(plan.left_out),
         "parameters": sum(job.n_elements for job in plan.jobs),
-        "bytes_to_read": plan.n_bytes_read,
+        "bytes_to_read": moved.read,
+        "bytes_from_hub": moved.from_hub,
+        "most_passes": moved.passes,
         "bytes_to_write": plan.n_bytes_written,
         "peak_disk": disk_bytes(plan, passes=passes),
         "peak_memory": peak_memory(plan, threads),
@@ -145,12 +146,16 @@ def summary(plan: Plan, threads: int, *, passes: bool = False) -> str:
         f"{len(plan.shards)} file{'s' if len(plan.shards) != 1 else ''}"
     )
     held = size(cost["peak_disk"]) + " of disk" + (" at a time" if passes else "")
-    lines.append(
-        f"  needs    {size(cost['peak_memory'])} of memory, {held}; "
-        f"reads {size(cost['bytes_to_read'])}, about {math.ceil(_moved(cost) / 1e9)} s for each GB/s of the disk"
-    )
+    lines.append(f"  needs    {size(cost['peak_memory'])} of memory, {held}; {_moved(cost)}")
     return "\n".join(lines)
 
 
-def _moved(cost: dict[str, int]) -> int:
-    return cost["bytes_to_read"] + cost["bytes_to_write"]
+def _moved(cost: dict[str, int]) -> str:
+    """What is read, from where, and what that means for the time."""
+    often = f" in up to {cost['most_passes']} passes" if cost["most_passes"] > 1 else ""
+    hub = cost["bytes_from_hub"]
+    disk = cost["bytes_to_read"] - hub + cost["bytes_to_write"]
+    there = f", {size(hub)} of it from the Hub" if hub else ""
+    return (
+        f"reads {size(cost['bytes_to_read'])}{often}{there}, about {math.ceil(disk / 1e9)} s for each GB/s of the disk"
+    )

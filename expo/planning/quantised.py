@@ -9,14 +9,18 @@ from expo.checkpoint.neighbours import Neighbours
 from expo.checkpoint.shard import Shard
 from expo.checkpoint.spec import Checkpoint, TensorSpec
 from expo.checkpoint.views.quantised import Wrong, find
-from expo.checkpoint.views.scaled import widened
+from expo.checkpoint.views.scaled import widened, wrong_scale
 from expo.checkpoint.views.unquantised import named_base
+
+_REQUESTS = 256  # to the Hub that a plan makes for scales
 
 
 def quantised(inputs: Mapping[str, Checkpoint]) -> list[str]:
     """One refusal for each input whose numbers cannot be read, and one sentence for each scale that is wrong.
 
     Scales are read here: they are some ten-thousandth of a checkpoint, and a run should not end at the last of them.
+    On the Hub those that do not lie together are a request each, tens of thousands of a large model; where there are so
+    many, a run ends at the first that it reads.
     """
     problems = []
     for role, checkpoint in inputs.items():
@@ -46,19 +50,16 @@ def _bad_scales(checkpoint: Checkpoint, scaled: Mapping[str, TensorSpec]) -> Ite
     """What is wrong with scales that hold zero, a negative number, NaN or an infinity."""
     wrong = Wrong()
     for scale, raw in _contents(checkpoint, {spec.view.scale: None for spec in scaled.values()}):
-        values = widened(np.frombuffer(raw, np.uint8), scale)
-        bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
-        if len(bad):
-            more = f", and {len(bad) - 1} more of it are wrong too" if len(bad) > 1 else ""
-            said = f"{scale.name}[{bad[0]}] is {values[bad[0]]:g}: a scale is a positive number{more}."
-            wrong.add("value", f"{said} The file is damaged: download it again.")
+        if problem := wrong_scale(widened(np.frombuffer(raw, np.uint8), scale), scale):
+            wrong.add("value", problem)
     return wrong.sentences
 
 
 def _contents(checkpoint: Checkpoint, scales: Iterable[TensorSpec]) -> Iterator[tuple[TensorSpec, Any]]:
-    """Each scale with its bytes."""
+    """Each scale that is looked at, with its bytes."""
     there = Neighbours(checkpoint.files, scales)
-    yield from there.everything()
+    if len(there.runs) <= _REQUESTS:
+        yield from there.everything()
     open_files: dict[str, Shard] = {}
     try:
         for scale in scales:

@@ -15,7 +15,7 @@ HEADS = ("lm_head.weight", "embed_out.weight", "output.weight", "output_layer.we
 
 def ends_with(name: str, endings: Iterable[str]) -> bool:
     """True when whole dotted components at the end of `name` spell one of the endings."""
-    return any(name == ending or name.endswith("." + ending) for ending in endings)
+    return any(name.endswith(ending) and name[: -len(ending)][-1:] in ("", ".") for ending in endings)
 
 
 def says_tied(checkpoint: Checkpoint) -> bool | None:

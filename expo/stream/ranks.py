@@ -15,45 +15,17 @@ from typing import Any
 import torch.distributed as dist
 
 from expo.errors import DataError, ExpoError, Interrupted, RankError, RankGone, again
-from expo.launcher import Place, check_rendezvous, place
+from expo.launcher import Place, World, check_rendezvous, place
 from expo.planning.identity import fingerprint
 from expo.planning.jobs import Plan
 from expo.stream.pieces import Piece, byte_range
 from expo.version import __version__
 
+_JOIN = datetime.timedelta(minutes=10)  # until all have begun
 _WAIT = datetime.timedelta(days=30)  # a rank may wait long for the slowest
 _POLL = 0.2  # seconds between two looks at the stop
 _STOP, _TOLD = "expo/stop", "expo/told"
 _PATIENCE = datetime.timedelta(seconds=3)
-
-
-class World:
-    """The processes of one run; this class is the world of one."""
-
-    here = Place()
-
-    def gather(self, value: Any) -> list[Any]:
-        """Every rank's value, by rank."""
-        return [value]
-
-    def first(self, act: Callable[..., Any], *arguments: Any) -> Any:
-        """What rank 0 gets from `act`, which the others do not call; its ExpoError is raised on all."""
-        return act(*arguments)
-
-    def together(self, act: Callable[[], Any]) -> list[Any]:
-        """What each rank gets from `act`; raises the same ExpoError on all where it failed on one."""
-        return [act()]
-
-    def agree(self, plan: Plan) -> None:
-        """Raise RankError where a process has another recipe, other inputs or another version of expo."""
-
-    def share(self, plan: Plan, batches: Sequence[list[Piece]]) -> list[list[Piece]]:
-        """The batches of segments that are this rank's."""
-        return list(batches)
-
-    def stop(self) -> Any:
-        """An event that any rank may set for all; None where the caller may make its own."""
-        return None
 
 
 class Ranks(World):
@@ -64,9 +36,13 @@ class Ranks(World):
         self.own = not dist.is_initialized()
         if self.own:
             try:
-                dist.init_process_group("gloo", timeout=_WAIT)
+                _hearing_signals(lambda: dist.init_process_group("gloo", timeout=_JOIN))
             except (RuntimeError, ValueError, OSError) as error:
-                raise RankError(f"the {here.size} processes of this run cannot find each other: {error}") from error
+                raise RankError(
+                    f"the {here.size} processes of this run have not found each other at {os.environ['MASTER_ADDR']}, "
+                    f"port {os.environ['MASTER_PORT']}: {str(error).splitlines()[0]}\n"
+                    "Start them with torchrun, and see that the first node's port can be reached from all."
+                ) from error
         self.group = dist.new_group(backend="gloo", timeout=_WAIT)
         self.store = dist.distributed_c10d._get_default_store()
         self.stopping = _SharedStop(self.store)
@@ -107,8 +83,9 @@ class Ranks(World):
 
     def agree(self, plan: Plan) -> None:
         """Raise RankError where a process has another recipe, other inputs or another version of expo."""
-        told = self.gather((fingerprint(plan), __version__, plan.recipe.record(), os.uname().nodename))
-        odd = next((rank for rank, other in enumerate(told) if other[0] != told[0][0]), None)
+        told = self.gather((fingerprint(plan), __version__, plan.recipe.record(), os.uname().nodename, self.here))
+        check_places([other[4] for other in told])
+        odd = next((rank for rank, other in enumerate(told) if other[:3] != told[0][:3]), None)
         if odd is not None:
             parts = {1: "another version of expo", 2: "another recipe"}
             what = next((parts[k] for k in parts if told[odd][k] != told[0][k]), "other inputs (sizes, times, headers)")
@@ -134,6 +111,24 @@ class Ranks(World):
     def stop(self) -> Any:
         """An event that any rank may set for all."""
         return self.stopping
+
+
+def _hearing_signals(act: Callable[[], Any]) -> None:
+    """Do `act` in a thread of its own: this one would hear no signal inside it. Raises what it raises."""
+    failures: list[BaseException] = []
+
+    def acting() -> None:
+        try:
+            act()
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=acting, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(_POLL)
+    if failures:
+        raise failures[0]
 
 
 class _SharedStop:
@@ -177,6 +172,16 @@ def world() -> World:
 @functools.cache
 def _joined(here: Place) -> Ranks:
     return Ranks(here)
+
+
+def check_places(places: Sequence[Place]) -> None:
+    """Raise RankError where the shares of these processes would overlap or leave gaps: nodes of different sizes."""
+    n_nodes = places[0].n_nodes
+    per_node = len(places) // n_nodes
+    for rank, one in enumerate(places):
+        if one.n_nodes != n_nodes or (n_nodes > 1 and one.node != rank // per_node):
+            text = "a run takes as many processes on each node as on the others: the same --nproc-per-node for all."
+            raise RankError(text)
 
 
 def is_first_to_tell() -> bool:

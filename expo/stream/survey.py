@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from expo.checkpoint import Shards
-from expo.methods import Surveyed, find_method
+from expo.methods import find_method
 from expo.methods.survey import Histogram, Place, Request, Sums, Ties
 from expo.methods.windows import SAMPLE_TILE, Sample
 from expo.ops import SEGMENT, elements_of, n_segments
-from expo.planning.budget import wide_bytes
-from expo.planning.jobs import Job, Plan
+from expo.planning.jobs import Plan
+from expo.planning.traffic import surveyed
 from expo.stream.checks import refuse_non_finite
 from expo.stream.folds import FOLDS, Found, added
 from expo.stream.lane import Lane, Settings
@@ -112,13 +112,9 @@ def _groups(plan: Plan, wanted: set[int] | None) -> list[Group]:
     if together and (wanted is None or wanted & set(together)):
         kept.append(together)
     return [
-        Group(jobs, find_method(plan.jobs[jobs[0]].method).survey([_surveyed(plan.jobs[i]) for i in jobs]))
+        Group(jobs, find_method(plan.jobs[jobs[0]].method).survey([surveyed(plan.jobs[i]) for i in jobs]))
         for jobs in kept
     ]
-
-
-def _surveyed(job: Job) -> Surveyed:
-    return Surveyed(job.shape, job.n_elements, job.n_models, wide_bytes(job), job.parameters)
 
 
 class SurveyPass(Pieces):

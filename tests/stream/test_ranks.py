@@ -1,7 +1,9 @@
 """Several processes under torchrun do one run: the same bytes, one voice, and the same command continues."""
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -12,11 +14,11 @@ from launching import launch
 from pico import write_checkpoint
 
 import expo
-from expo.errors import NoRendezvous
+from expo.errors import NoRendezvous, RankError
 from expo.launcher import Place, check_rendezvous, place
 from expo.ops import SEGMENT
 from expo.recipe import read_recipe
-from expo.stream.ranks import Ranks, cut_evenly
+from expo.stream.ranks import Ranks, check_places, cut_evenly
 
 SHAPES = {"a.weight": (1100, 1000), "b.weight": (700, 1700), "c.weight": (3,), "d.weight": (2300, 1000)}
 METHODS = {
@@ -196,11 +198,60 @@ def test_the_environment_says_where_a_process_stands(environment, found):
 
 
 @pytest.mark.parametrize(
-    "environment", [{"RANK": "1", "WORLD_SIZE": "2"}, {"SLURM_STEP_NUM_TASKS": "4"}, {"OMPI_COMM_WORLD_SIZE": "2"}]
+    "environment, number",
+    [
+        ({"WORLD_SIZE": "2"}, "RANK"),
+        ({"WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}, "RANK"),
+        ({"SLURM_STEP_NUM_TASKS": "4"}, "SLURM_PROCID"),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, "OMPI_COMM_WORLD_RANK"),
+    ],
 )
-def test_copies_that_cannot_find_each_other_are_refused(environment):
-    with pytest.raises(NoRendezvous, match="torchrun"):
-        check_rendezvous(environment)
+def test_copies_that_cannot_find_each_other_are_refused_by_the_first(environment, number, monkeypatch, capsys):
+    from engine import command
+
+    for rank, said in (("0", 1), ("1", 0)):
+        with pytest.raises(NoRendezvous, match="torchrun"):
+            check_rendezvous(environment | {number: rank})
+        for name, value in (environment | {number: rank}).items():
+            monkeypatch.setenv(name, value)
+        with kept_handlers(), pytest.MonkeyPatch.context() as patch:
+            patch.setattr("expo.recipe.read_recipe", lambda *_: check_rendezvous())
+            code, out, err = command(capsys, "merge", "r.yaml", "-o", "out")
+        assert (code, out, err.count("error: ")) == (1, "", said), err
+
+
+def test_processes_that_never_come_are_not_waited_for_for_ever(monkeypatch):
+    from datetime import timedelta
+
+    from expo.stream import ranks
+
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "9"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(ranks, "_JOIN", timedelta(seconds=0.5))
+    with pytest.raises(RankError, match="have not found each other"):
+        Ranks(place())
+
+
+@pytest.mark.parametrize(
+    "places, fits",
+    [
+        ([Place(0, 2, 0), Place(1, 2, 1)], True),
+        ([Place(0, 2, 0, 0, 2), Place(1, 2, 0, 1, 2)], True),
+        ([Place(0, 4, 0, 0, 2), Place(1, 4, 1, 0, 2), Place(2, 4, 0, 1, 2), Place(3, 4, 1, 1, 2)], True),
+        ([Place(0, 3, 0, 0, 1), Place(1, 3, 1, 0, 1), Place(2, 3, 0, 1, 3)], False),  # two on one node, one on another
+        ([Place(0, 2, 0, 1, 2), Place(1, 2, 0, 0, 2)], False),
+    ],
+)
+def test_nodes_must_have_as_many_processes_each(places, fits):
+    with contextlib.nullcontext() if fits else pytest.raises(RankError, match="as many processes on each node"):
+        check_places(places)
+
+
+@contextlib.contextmanager
+def kept_handlers():
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 def test_torchrun_inside_a_slurm_step_is_no_lost_copy():

@@ -9,6 +9,7 @@ from typing import Any
 from expo.checkpoint.spec import TensorSpec
 from expo.checkpoint.views.nested import Read, Touched
 from expo.dtypes import DTYPES
+from expo.errors import BadScale
 
 _CHUNK = 65_536  # elements read at a time
 _GAIN = {"F8_E4M3": 256.0, "F8_E5M2": 1.0}  # 2 to the difference of the exponents' biases, to float16's
@@ -103,7 +104,10 @@ class ScaledTensor:
 
             raw = np.empty(self.scale.n_bytes, np.uint8)
             read(memoryview(raw), self.scale, 0)
-            wide = torch.from_numpy(widened(raw, self.scale).astype(np.float32))
+            scales = widened(raw, self.scale)
+            if problem := wrong_scale(scales, self.scale):
+                raise BadScale(problem)
+            wide = torch.from_numpy(scales.astype(np.float32))
             kept = held["scales"] = (self, wide.mul_(_GAIN[self.weight.dtype.name]).view(-1, *self.grid))
         return kept[1]
 
@@ -149,6 +153,20 @@ def widened(raw: Any, scale: TensorSpec) -> Any:
     if scale.dtype.name == "F8_E8M0":
         return np.where(raw == 255, np.nan, np.ldexp(1.0, raw.astype(np.int64) - 127))
     return as_float64(raw, scale.dtype)
+
+
+def wrong_scale(values: Any, scale: TensorSpec) -> str | None:
+    """A sentence about scales that hold zero, a negative number, NaN or an infinity."""
+    import numpy as np
+
+    wrong = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
+    if not len(wrong):
+        return None
+    more = f", and {len(wrong) - 1} more of it are wrong too" if len(wrong) > 1 else ""
+    return (
+        f"{scale.name}[{wrong[0]}] is {values[wrong[0]]:g}: a scale is a positive number{more}. "
+        "The file is damaged: download it again."
+    )
 
 
 def fitting_block(weight: TensorSpec, scale: TensorSpec, stated: tuple[int, int] | None) -> tuple[int, int] | None:

@@ -27,7 +27,7 @@ def tiles(path: Path) -> list[tuple[int, int]]:
 
 
 def segments(sft: Path, dpo: Path, out: Path | None) -> list[tuple[list[int], int | None, list[tuple[int, int]]]]:
-    """(input fds, output fd, tiles) of every segment of the checkpoint; makes the folder `out`, if any, and its files."""
+    """(input fds, output fd, tiles) of every segment of the checkpoint; makes `out`, where named, and its files."""
     if out:
         out.mkdir()
     found = []

@@ -1,12 +1,16 @@
 """Scales of float8 tensors on the Hub come with their neighbours: few requests, however many scales."""
 
+import os
+
 import pytest
 from float8 import write_float8
 
 import expo
 from expo.checkpoint import Shards, blocks, open_checkpoint
 from expo.checkpoint.neighbours import Neighbours
+from expo.checkpoint.remote import RemoteFile
 from expo.planning.quantised import quantised
+from expo.stream import workers
 
 
 @pytest.fixture
@@ -59,3 +63,24 @@ def test_a_streamed_run_asks_for_scales_once_a_file(float8, tmp_path):
     expo.extrapolate(sft="org/n", dpo="org/m", output=tmp_path / "out", stream=True)
     small = [asked for asked in hub.asked if asked.host == "storage" and asked.n_bytes < 1_000]
     assert len(small) <= 2 * 3 < len(there.quantised.scaled)  # of each: in the plan, for the sample, in the run
+
+
+def test_forks_are_lent_the_scales_too(float8, tmp_path, monkeypatch):
+    hub, _, _ = float8
+    write_float8(tmp_path / "n", 1, "block")
+    hub.add("org/n", tmp_path / "n")
+    expo.extrapolate(sft=tmp_path / "n", dpo=tmp_path / "m", output=tmp_path / "local", threads=1)
+    monkeypatch.setattr(workers, "FORK_ABOVE", 0)
+    monkeypatch.setattr(workers, "alone", lambda: True)  # the stand-in's own threads hold nothing that a worker needs
+    forks, lone, mine, fork = [], RemoteFile.read_into, os.getpid(), os.fork
+    monkeypatch.setattr(os, "fork", lambda: forks.append(fork()) or forks[-1])
+
+    def read_into(*told):
+        assert os.getpid() == mine, "connections are not shared by processes"
+        return lone(*told)
+
+    monkeypatch.setattr(RemoteFile, "read_into", read_into)
+    expo.extrapolate(sft="org/n", dpo="org/m", output=tmp_path / "out", stream=True, threads=2)
+    assert len(forks) > 1
+    for path in (tmp_path / "local").glob("*.safetensors"):
+        assert path.read_bytes() == (tmp_path / "out" / path.name).read_bytes()

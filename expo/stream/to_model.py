@@ -113,6 +113,11 @@ def new_model(planned: Plan, *, dtype: str | None = None, trust_remote_code: boo
     donor = planned.donor
     if not donor.config:
         raise OutputError(f"{donor.source.label} has no config.json, so transformers cannot tell its class.")
+    if any(file.remote for file in donor.files.values()):
+        raise OutputError(
+            f"{donor.source.label} stays on the Hub, and transformers makes a live model from files on this machine: "
+            "leave stream out, or write the checkpoint and load that."
+        )
     wanted = planned.recipe.output_dtype()
     dtype = dtype or (wanted.torch_name if wanted and wanted.bits > 8 else "auto")
     model_class = _model_class(transformers, donor, trust_remote_code)

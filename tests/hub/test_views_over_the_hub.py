@@ -11,7 +11,7 @@ from sub_folders import KINDS
 
 import expo
 from expo.checkpoint import open_checkpoint
-from expo.errors import HubNotCached, MissingShard
+from expo.errors import HubNotCached, MissingShard, OutputError
 from expo.stream import load_model
 
 
@@ -57,12 +57,12 @@ def test_the_result_is_the_local_one(models, tmp_path, kind, stream):
 
 
 @pytest.mark.parametrize("kind", ["layouts", "float8"])
-def test_a_live_model_is_filled_from_what_stays_on_the_hub(models, tmp_path, kind):
+def test_a_live_model_is_filled_from_the_hub_where_its_donor_is_downloaded(models, tmp_path, kind):
     models(kind)
-    there, here = (
-        load_model(expo.extrapolation(sft=f"{at}sft", dpo=f"{at}dpo", stream=bool(at))).state_dict()
-        for at in ("org/", "")
-    )
+    with pytest.raises(OutputError, match=r"org/dpo@\w+ stays on the Hub(.|\n)*leave stream out"):
+        load_model(expo.extrapolation(sft="org/sft", dpo="org/dpo", stream=True))
+    streamed = expo.extrapolation(sft="org/sft", dpo="dpo", stream=True)
+    there, here = (load_model(one).state_dict() for one in (streamed, expo.extrapolation(sft="sft", dpo="dpo")))
     assert here.keys() == there.keys() and all(torch.equal(here[name], there[name]) for name in here)
     assert not list((tmp_path / "home").rglob("*.safetensors"))
 

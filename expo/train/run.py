@@ -39,6 +39,7 @@ from expo.train.load import (
     quietly,
     text_config,
 )
+from expo.train.processes import among_processes
 from expo.train.publish import write_checkpoint
 from expo.train.report import TrainReport
 from expo.train.rows import Kept
@@ -72,6 +73,7 @@ class Prepared(NamedTuple):
     told: dict  # what decides the result
 
 
+@among_processes()
 def train(
     task: Task,
     model: str | Path,

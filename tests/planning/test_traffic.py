@@ -8,7 +8,7 @@ from engine import command, streamed
 from every_method import CASES
 from merging import random_models, recipe_for
 from pico import LLAMA, llama_shapes, llama_tensors, nudged, pico_pair, write_checkpoint
-from sparse import sparse_checkpoint, sparse_llama
+from sparse_models import sparse_checkpoint, sparse_llama
 
 import expo
 from expo.checkpoint import Shards

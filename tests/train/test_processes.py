@@ -7,7 +7,9 @@ import sys
 import pytest
 from taught import EXACT, distance, logs, preferences, questions, write_rows
 
+from expo.errors import NoRendezvous, RankGone
 from expo.train import train_dpo, train_sft
+from expo.train.processes import among_processes
 
 SETTINGS = {"max_steps": 3, "batch_size": 2, "learning_rate": 1e-3, "optimizer": "sgd", **EXACT}
 SCRIPT = """
@@ -60,3 +62,25 @@ def test_two_processes_are_two_batches_a_step(start, tmp_path):
             assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
         told = json.loads((tmp_path / kind / "runs" / "train.json").read_text())
         assert told["tokens"] == json.loads((tmp_path / f"one-{kind}" / "runs" / "train.json").read_text())["tokens"]
+
+
+def test_copies_that_know_nothing_of_each_other_are_refused(start, tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    with pytest.raises(NoRendezvous, match="torchrun"):
+        train_sft(start, questions(2), tmp_path / "out", **SETTINGS)
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_a_lost_process_is_one_error_that_says_so(monkeypatch):
+    def lost(text):
+        with among_processes():
+            raise RuntimeError(text)
+
+    with pytest.raises(RuntimeError, match="gloo"):
+        lost("gloo: alone this is no other process")
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(RankGone, match="the same command continues"):
+        lost("[third_party/gloo/gloo/transport/tcp/pair.cc:537] Read error: Connection reset by peer")
+    with pytest.raises(RuntimeError, match="shapes"):
+        lost("shapes cannot be multiplied")

@@ -16,6 +16,7 @@ from expo.dtypes import DType
 
 SEGMENT = 1_048_576  # elements: the fixed unit of work, journal, hashing and noise
 _MASK64 = (1 << 64) - 1
+_COUNTERS = np.arange(1 << 15, dtype=np.uint32)
 
 
 @contextmanager
@@ -91,15 +92,21 @@ def _hashed_by_torch(key: int, first: int, last: int, device: torch.device | str
 
 def _hashed_by_numpy(key: int, first: int, last: int) -> Tensor:
     """The same, where words without a sign save the masks after each shift."""
-    word = np.arange(first, last, dtype=np.uint32)
-    word ^= np.uint32(key >> 32)
-    shifted = word >> 16
-    word ^= shifted
+    word = np.empty(last - first, np.uint32)
+    at = first
+    while at < last:
+        block, low = divmod(at, len(_COUNTERS))
+        n = min(len(_COUNTERS) - low, last - at)
+        # The first shift meets none of the low bits of a counter, so that it can be taken of the key alone.
+        high = block * len(_COUNTERS) ^ key >> 32
+        np.bitwise_xor(_COUNTERS[low : low + n], np.uint32(high ^ high >> 16), out=word[at - first :][:n])
+        at += n
     word *= np.uint32(0x7FEB352D)
-    word ^= np.right_shift(word, 15, out=shifted)
+    shifted = word >> np.uint32(15)
+    word ^= shifted
     word *= np.uint32(0x846CA68B)
     word += np.uint32(key & 0xFFFFFFFF)
-    word ^= np.right_shift(word, 16, out=shifted)
+    word ^= np.right_shift(word, np.uint32(16), out=shifted)
     return torch.from_numpy(word.view(np.int32))
 
 
@@ -126,15 +133,19 @@ def _round_to_odd(wide: Tensor) -> Tensor:
     return torch.where(back != wide, bits | 1, bits).view(torch.float32)
 
 
-def round_stochastic(wide: Tensor, out: Tensor, dtype: DType, key: int, start: int) -> None:
+def round_stochastic(
+    wide: Tensor, out: Tensor, dtype: DType, key: int, start: int, scratch: Tensor | None = None
+) -> None:
     """Round `wide`, elements [start, start + n), up or down so that the mean is exact; the noise is the key's.
 
-    A value that `dtype` holds exactly never moves. Infinities stay; NaN is the caller's to keep.
+    A value that `dtype` holds exactly never moves. Infinities stay; NaN is the caller's to keep. scratch: another
+    tensor like `wide`, to work in.
     """
     if wide.dtype == torch.float32 and dtype.name == "BF16":
         # A bfloat16 is the upper half of a float32: add 16 random bits to the lower half and cut it off.
         noise = counter_noise(key, start, len(wide), wide.device, bits=16)
-        upper = wide.view(torch.int32).add(noise).add_(1 << 15).bitwise_right_shift_(16)
+        upper = (torch.empty_like(wide) if scratch is None else scratch).view(torch.int32)
+        upper.copy_(noise).add_(wide.view(torch.int32)).add_(1 << 15).bitwise_right_shift_(16)
         out.view(torch.int16).copy_(upper)
     else:
         noise = counter_noise(key, start, len(wide), wide.device)

@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from expo.methods.declare import Each, Here, Surveyed, method
-from expo.methods.sparse import NOTHING, Sparse, is_nothing, keep_largest, rescaled, trimmed
+from expo.methods.sparse import NOTHING, Sparse, is_nothing, keep_largest, rescaled, sparse_deltas, trimmed
 from expo.methods.task_vectors import summed
 
 if TYPE_CHECKING:
@@ -66,5 +66,5 @@ def breadcrumbs(
     ones the first are the larger. normalize divides by the sum of w_i. Davari and Belilovsky, "Model Breadcrumbs".
     Tiles are (n,), float32 or float64. int8_mask is accepted and has no effect.
     """
-    deltas = trimmed(base, *models, here=here)
+    deltas = sparse_deltas(trimmed, base, models, here=here)
     return summed(base, deltas, weight, normalize=normalize, scale=lambda_, factors=here.surveyed.factors)

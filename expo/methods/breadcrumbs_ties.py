@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from expo.methods.breadcrumbs import passes, survey
 from expo.methods.declare import Each, Here, method
-from expo.methods.sparse import is_nothing, trimmed
+from expo.methods.sparse import is_nothing, sparse_deltas, trimmed
 from expo.methods.task_vectors import agreed
 
 if TYPE_CHECKING:
@@ -37,5 +37,5 @@ def breadcrumbs_ties(
     As breadcrumbs, with the signs elected as in ties; normalize divides each element by the sum of the w_i that agree
     in it. Davari and Belilovsky, "Model Breadcrumbs". Tiles are (n,), float32 or float64.
     """
-    deltas = trimmed(base, *models, here=here)
+    deltas = sparse_deltas(trimmed, base, models, here=here)
     return agreed(base, deltas, weight, normalize=normalize, scale=lambda_, factors=here.surveyed.factors)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from expo.methods import dare
 from expo.methods.declare import Each, Here, method
-from expo.methods.sparse import dropped, is_nothing
+from expo.methods.sparse import dropped, is_nothing, sparse_deltas
 from expo.methods.task_vectors import summed
 
 if TYPE_CHECKING:
@@ -34,5 +34,5 @@ def dare_linear(
     (n,), float32 or float64. int8_mask is accepted and has no effect.
     """
     makeup = dare.factors(rescale, density, here)
-    deltas = dropped(base, *models, density=density, here=here)
+    deltas = sparse_deltas(dropped, base, models, density=density, here=here)
     return summed(base, deltas, weight, normalize=normalize, scale=lambda_, factors=makeup)

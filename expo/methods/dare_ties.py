@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from expo.methods import dare
 from expo.methods.declare import Each, Here, method
-from expo.methods.sparse import dropped, is_nothing
+from expo.methods.sparse import dropped, is_nothing, sparse_deltas
 from expo.methods.task_vectors import agreed
 
 if TYPE_CHECKING:
@@ -33,5 +33,5 @@ def dare_ties(
     in it. Yu et al., "Language Models are Super Mario". Tiles are (n,), float32 or float64.
     """
     makeup = dare.factors(rescale, density, here)
-    deltas = dropped(base, *models, density=density, here=here)
+    deltas = sparse_deltas(dropped, base, models, density=density, here=here)
     return agreed(base, deltas, weight, normalize=normalize, scale=lambda_, factors=makeup)

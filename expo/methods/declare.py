@@ -4,6 +4,8 @@ Positional arguments are tensors in roles: a first one called `base` is the reci
 `Tensor | None` where a recipe may leave it out), the others are its models, `*models` any number of them.
 Keyword-only arguments are parameters: `float`, `int`, `bool` or `Literal[...]` for the whole merge, `Each` for one
 number a model; one without a default must be given. A last one called `here` receives the tile's place.
+
+The tiles are the function's own, all but the donor's: it may work in their memory, and so may the terms of a survey.
 """
 
 import ast

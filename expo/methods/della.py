@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from expo.methods import magnitude_ranks
 from expo.methods.declare import Each, Here, method
-from expo.methods.sparse import is_nothing
+from expo.methods.sparse import is_nothing, sparse_deltas
 from expo.methods.task_vectors import agreed
 
 if TYPE_CHECKING:
@@ -41,5 +41,6 @@ def della(
     with rescale: density, 1 / probability of each element, as published; else 1. Deep et al., "DELLA-Merging". Tiles
     are whole rows, (n,), float32 or float64. int8_mask is accepted and has no effect.
     """
-    deltas = magnitude_ranks.ranked(base, *models, density=density, epsilon=epsilon, rescale=rescale, here=here)
+    given = {"density": density, "epsilon": epsilon, "rescale": rescale}
+    deltas = sparse_deltas(magnitude_ranks.ranked, base, models, **given, here=here)
     return agreed(base, deltas, weight, normalize=normalize, scale=lambda_, factors=here.surveyed.factors)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from expo.methods import magnitude_ranks
 from expo.methods.declare import Each, Here, method
-from expo.methods.sparse import is_nothing
+from expo.methods.sparse import is_nothing, sparse_deltas
 from expo.methods.task_vectors import summed
 
 if TYPE_CHECKING:
@@ -39,5 +39,6 @@ def della_linear(
     As della, without the election of signs; normalize divides by the sum of w_i. Deep et al., "DELLA-Merging". Tiles
     are whole rows, (n,), float32 or float64.
     """
-    deltas = magnitude_ranks.ranked(base, *models, density=density, epsilon=epsilon, rescale=rescale, here=here)
+    given = {"density": density, "epsilon": epsilon, "rescale": rescale}
+    deltas = sparse_deltas(magnitude_ranks.ranked, base, models, **given, here=here)
     return summed(base, deltas, weight, normalize=normalize, scale=lambda_, factors=here.surveyed.factors)

@@ -26,14 +26,13 @@ def extrapolate(base: Tensor, *aligned: Tensor, alpha: float = 0.3, weight: Each
     """
     end = aligned[0] if len(aligned) == 1 else _mean(aligned, weight)
     # Adding (base - end) * -alpha keeps -0.0, which adding (end - base) * alpha would turn into +0.0.
-    step = base - end
-    step *= -alpha
-    step += end
-    return end.where(base == end, step) if alpha < 0 else step
+    if alpha < 0:
+        return end.where(base == end, (base - end).mul_(-alpha).add_(end))
+    return base.sub_(end).mul_(-alpha).add_(end)
 
 
 def _mean(models: tuple[Tensor, ...], weight: Each) -> Tensor:
     """first + sum of w_i (x_i - first) / sum of w: elements that all models share keep their bits."""
     first, total = models[0], sum(weight)
-    moved = sum((x - first) * (w / total) for x, w in zip(models[1:], weight[1:], strict=True))
+    moved = sum(x.sub_(first).mul_(w / total) for x, w in zip(models[1:], weight[1:], strict=True))
     return first.where(moved == 0, first + moved)

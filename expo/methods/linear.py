@@ -32,5 +32,5 @@ def linear(*models: Tensor, weight: Each, normalize: bool = True) -> Tensor:
         return added(first, deltas_of(first, models[1:]), [w / total for w in weight[1:]]) if models[1:] else first
     mixed = first * weight[0]
     for model, w in zip(models[1:], weight[1:], strict=True):
-        mixed += model * w
+        mixed += model.mul_(w)
     return mixed

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from expo.methods.declare import Each, Here, Surveyed
-from expo.methods.sparse import PASSES, Sparse, deltas_of, keep_bits, n_passing, passing, rescaled
+from expo.methods.sparse import PASSES, Sparse, keep_bits, n_passing, passing, rescaled
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,26 +27,17 @@ def survey(tensors: Sequence[Surveyed]) -> Generator[Any, Any, list[Sparse]]:
     return (yield from rescaled(tensors, ranked, found)) if given["rescale"] is True else found
 
 
-def ranked(
-    base: Tensor,
-    *models: Tensor,
-    density: Each,
-    epsilon: Each,
-    rescale: bool | str,
-    here: Here,
-    **_: Any,
-) -> Iterator[Tensor]:
-    """Each model's delta, where its noise lets it pass: the larger in its row, the more likely."""
-    for i, delta in enumerate(deltas_of(base, models)):
-        if density[i] == 0:
-            delta.zero_()
-        elif density[i] < 1:
-            counts = [n_passing(p) for p in probabilities(density[i], epsilon[i], here.width)]
-            passes = _by_rank(delta, counts, here.width)
-            keep_bits(delta, passing(here.noise(i, bits=16), passes, delta.element_size()))
-            if rescale == "density":
-                delta *= PASSES / passes.to(delta.dtype)
-        yield delta
+def ranked(delta: Tensor, i: int, *, density: Each, epsilon: Each, rescale: bool | str, here: Here, **_: Any) -> Tensor:
+    """delta of model i, where its noise lets it pass: the larger in its row, the more likely."""
+    if density[i] == 0:
+        delta.zero_()
+    elif density[i] < 1:
+        counts = [n_passing(p) for p in probabilities(density[i], epsilon[i], here.width)]
+        passes = _by_rank(delta, counts, here.width)
+        keep_bits(delta, passing(here.noise(i, bits=16), passes, delta.element_size()))
+        if rescale == "density":
+            delta *= PASSES / passes.to(delta.dtype)
+    return delta
 
 
 def probabilities(density: float, epsilon: float, width: int) -> list[float]:

@@ -6,6 +6,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from expo.methods.declare import Here, method
+from expo.methods.sparse import deltas_of
 from expo.methods.sphere import cosine, gram, products
 from expo.methods.survey import Sums
 from expo.methods.task_vectors import less
@@ -20,7 +21,7 @@ def _ratios(tensors):
     """For each tensor the way t from the base to the mean; None where each row has one of its own."""
     if tensors[0].parameters["filter_wise"]:
         return [None] * len(tensors)
-    sums = yield Sums(lambda base, *models, **_: products([x - base for x in models]))
+    sums = yield Sums(lambda base, *models, **_: products(list(deltas_of(base, models))))
     return [_ratio(gram(row, tensor.n_models)) for tensor, row in zip(tensors, sums, strict=True)]
 
 
@@ -47,14 +48,14 @@ def model_stock(base: Tensor, *models: Tensor, filter_wise: bool = False, here: 
     cos is the mean cosine between two models' deltas, of the whole tensor or, with filter_wise, of each row. Jang et
     al., "Model Stock: All we need is just a few fine-tuned models". Tiles are (n,).
     """
-    back = base - models[0]
-    ratio = here.surveyed
+    deltas, ratio = list(deltas_of(base, models)), here.surveyed
     if filter_wise:
-        ratio = _ratio_by_row([(x - base).view(-1, here.width) for x in models])
-    for x in models[1:]:
-        back += base - x
+        ratio = _ratio_by_row([delta.view(-1, here.width) for delta in deltas])
+    back = deltas[0]
+    for delta in deltas[1:]:
+        back += delta
     rows = back.view(-1, here.width) if filter_wise else back
-    rows *= ratio / len(models)
+    rows *= -ratio / len(models)
     return less(base, back)
 
 

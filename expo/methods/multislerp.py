@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from expo.methods.declare import Each, Here, method
+from expo.methods.sparse import deltas_of
 from expo.methods.sphere import combined, exact_products, gram, product
 from expo.methods.survey import Sums
 from expo.methods.task_vectors import added
@@ -16,8 +18,12 @@ if TYPE_CHECKING:
 
 def _factors(tensors):
     """For each tensor the factor of every model."""
-    sums = yield Sums(lambda base, *models, **_: exact_products(models if base is None else [x - base for x in models]))
+    sums = yield Sums(lambda base, *models, **_: exact_products(_vectors(base, models)))
     return [_of_models(gram(row, t.n_models), **t.parameters) for t, row in zip(tensors, sums, strict=True)]
+
+
+def _vectors(base: Tensor | None, models: Sequence[Tensor]) -> list[Tensor]:
+    return list(models if base is None else deltas_of(base, models))
 
 
 def _of_models(g: list[list[float]], *, weight: Each, normalize_weights: bool, eps: float) -> list[float]:
@@ -52,4 +58,4 @@ def multislerp(
     """
     if base is None:
         return combined(models, here.surveyed)
-    return added(base, (x - base for x in models), here.surveyed)
+    return added(base, deltas_of(base, models), here.surveyed)

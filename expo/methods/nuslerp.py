@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from expo.methods.declare import Each, Here, method
+from expo.methods.sparse import deltas_of
 from expo.methods.sphere import exact_products, gram, turn
 from expo.methods.survey import Sums
 from expo.methods.task_vectors import less
@@ -31,7 +32,7 @@ def _way(weight: Each) -> float:
 
 
 def _deltas(base: Tensor | None, models: tuple[Tensor, ...]) -> list[Tensor]:
-    return list(models) if base is None else [x - base for x in models]
+    return list(models if base is None else deltas_of(base, models))
 
 
 def _turn_by_vector(x: Tensor, y: Tensor, t: float) -> Tensor:

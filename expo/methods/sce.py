@@ -35,7 +35,7 @@ def _squares(base: Tensor, *models: Tensor, here: Here, **_: Any) -> list[Tensor
 
 def _variance(models: Sequence[Tensor]) -> Tensor:
     """The variance of each element over the models, times their number; 0 where all are equal."""
-    deltas = list(deltas_of(models[0], models))
+    deltas = [model - models[0] for model in models]
     mean = deltas[0].clone()
     for delta in deltas[1:]:
         mean += delta
@@ -51,12 +51,11 @@ def _variance(models: Sequence[Tensor]) -> Tensor:
 def _selected(base: Tensor, models: Sequence[Tensor], here: Here) -> list[Tensor]:
     """Each model's delta, with zeros where the models differ least."""
     cut, _ = here.surveyed
-    deltas = list(deltas_of(base, models))
     if cut == EVERYTHING:
-        return deltas
+        return list(deltas_of(base, models))
     # Zero or one: what is kept of the variance, by its sign.
     kept = trim(_variance(models), cut, here.start).sign_()
-    return [delta.mul_(kept) for delta in deltas]
+    return [delta.mul_(kept) for delta in deltas_of(base, models)]
 
 
 @method(

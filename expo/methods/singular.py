@@ -36,10 +36,10 @@ def by_matrix(
 
 def by_mean(base: Tensor, models: Sequence[Tensor], scale: float) -> Tensor:
     """base + scale * the mean of the models' deltas."""
-    back = base - models[0]
+    back = models[0].sub_(base)
     for model in models[1:]:
-        back += base - model
-    return less(base, back.mul_(scale / len(models)))
+        back += model.sub_(base)
+    return less(base, back.mul_(-scale / len(models)))
 
 
 def decomposed(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:

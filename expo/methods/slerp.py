@@ -37,6 +37,6 @@ def slerp(base: Tensor, other: Tensor, *, t: float, here: Here) -> Tensor:
     if t == 1:
         return other
     if here.surveyed is None:
-        return less(base, (base - other).mul_(t))
+        return less(base, other.sub_(base).mul_(-t))
     of_base, of_other = here.surveyed
-    return (base * of_base).add_(other * of_other)
+    return other.mul_(of_other).add_(base * of_base)

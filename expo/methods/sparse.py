@@ -5,6 +5,7 @@ A method's survey finds a `Sparse` for each tensor, and its `apply` finds that i
 
 from __future__ import annotations
 
+import functools
 import math
 import struct
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -35,23 +36,27 @@ def is_nothing(weight: Sequence[float], density: Sequence[float], lambda_: float
     return not (lambda_ and any(w * d for w, d in zip(weight, density, strict=True)))
 
 
-Deltas = Callable[..., Iterator["Tensor"]]  # called as `apply` is: the sparse delta of each model
+# (delta, its model's number, what `apply` gets) -> the delta made sparse, in its place; magnitudes stay magnitudes
+Sparsify = Callable[..., "Tensor"]
 
 
 def deltas_of(base: Tensor, models: Sequence[Tensor]) -> Iterator[Tensor]:
-    """model - base of each model."""
-    return (model - base for model in models)
+    """model - base of each model, in the model's place."""
+    return (model.sub_(base) for model in models)
 
 
-def trimmed(base: Tensor, *models: Tensor, here: Here, **_: Any) -> Iterator[Tensor]:
-    """Each model's delta, with zeros outside the survey's cuts."""
+def sparse_deltas(sparse: Sparsify, base: Tensor, models: Sequence[Tensor], **parameters: Any) -> Iterator[Tensor]:
+    """Each model's delta, made sparse."""
+    return (sparse(delta, i, **parameters) for i, delta in enumerate(deltas_of(base, models)))
+
+
+def trimmed(delta: Tensor, i: int, *, here: Here, **_: Any) -> Tensor:
+    """delta of model i, with zeros outside the survey's cuts."""
     found: Sparse = here.surveyed
-    for i, delta in enumerate(deltas_of(base, models)):
-        if found.upper and found.upper[i] != NOTHING:
-            outliers = trim(delta.clone(), found.upper[i], here.start)
-            yield trim(delta, found.cuts[i], here.start).sub_(outliers)
-        else:
-            yield trim(delta, found.cuts[i], here.start)
+    if found.upper and found.upper[i] != NOTHING:
+        outliers = trim(delta.clone(), found.upper[i], here.start)
+        return trim(delta, found.cuts[i], here.start).sub_(outliers)
+    return trim(delta, found.cuts[i], here.start)
 
 
 def trim(delta: Tensor, cut: Cut, start: int) -> Tensor:
@@ -62,14 +67,19 @@ def trim(delta: Tensor, cut: Cut, start: int) -> Tensor:
         return delta
     if cut == NOTHING:
         return delta.zero_()
-    with_ties, above = (_under(cut.value, delta.element_size(), strict) for strict in (True, False))
-    n_ties = min(max(cut.before - start, 0), len(delta))
-    for part, bound in ((delta[:n_ties], with_ties), (delta[n_ties:], above)):
-        if len(part):
-            torch.hardshrink(part, bound, out=part)  # one pass of compare and select: x where |x| > bound, else 0
+    n, wide = delta.numel(), delta.element_size()
+    n_ties = min(max(cut.before - start, 0), n)
+    # hardshrink is one pass of compare and select: x where |x| > bound, else 0.
+    if n_ties:
+        part = delta if n_ties == n else delta[:n_ties]
+        torch.hardshrink(part, _under(cut.value, wide, True), out=part)
+    if n_ties < n:
+        part = delta[n_ties:] if n_ties else delta
+        torch.hardshrink(part, _under(cut.value, wide, False), out=part)
     return delta
 
 
+@functools.lru_cache
 def _under(value: float, wide: int, strict: bool) -> float:
     """The largest float of `wide` bytes that is at most `value`, or that is below it."""
     if wide == 8:
@@ -89,7 +99,7 @@ def keep_largest(
     asked = [(row, i) for row, keep in enumerate(counts) for i, k in enumerate(keep) if 0 < k < size]
 
     def magnitudes(base: Tensor, *models: Tensor, **_: Any) -> list[Tensor]:
-        found = {i: (models[i] - base).abs_() for _, i in asked}
+        found = {i: models[i].sub_(base).abs_() for i in dict.fromkeys(i for _, i in asked)}
         return [found[i] for _, i in asked]
 
     cuts = yield from largest(tensors, magnitudes, [counts[row][i] for row, i in asked])
@@ -111,12 +121,11 @@ def trims(density: Sequence[float]) -> bool:
     return any(0 < share < 1 for share in density)
 
 
-def dropped(base: Tensor, *models: Tensor, density: Sequence[float], here: Here, **_: Any) -> Iterator[Tensor]:
-    """Each model's delta, where its noise lets it pass: every element with probability `density`."""
-    for i, delta in enumerate(deltas_of(base, models)):
-        if density[i] < 1:
-            keep_bits(delta, passing(here.noise(i, bits=16), n_passing(density[i]), delta.element_size()))
-        yield delta
+def dropped(delta: Tensor, i: int, *, density: Sequence[float], here: Here, **_: Any) -> Tensor:
+    """delta of model i, where its noise lets it pass: every element with probability `density`."""
+    if density[i] < 1:
+        keep_bits(delta, passing(here.noise(i, bits=16), n_passing(density[i]), delta.element_size()))
+    return delta
 
 
 def n_passing(density: float) -> int:
@@ -126,9 +135,14 @@ def n_passing(density: float) -> int:
 
 def passing(noise: Tensor, n: int | Tensor, wide: int) -> Tensor:
     """Words of all ones where the noise is among n of 65,536 values, else of zeros."""
+    import numpy as np
     import torch
 
-    words = noise.to(torch.int32 if wide == 4 else torch.int64)
+    kind = torch.int32 if wide == 4 else torch.int64
+    if noise.device.type == "cpu" and isinstance(n, int):
+        bits = np.less(noise.numpy(), n - PASSES // 2).view(np.int8)  # a byte an element costs less than a word
+        return torch.from_numpy(np.negative(bits, out=bits)).to(kind)
+    words = noise.to(kind)
     words -= n - PASSES // 2  # below zero where it is among them
     return words.bitwise_right_shift_(8 * wide - 1)
 
@@ -138,12 +152,15 @@ def keep_bits(delta: Tensor, words: Tensor) -> None:
     delta.view(words.dtype).bitwise_and_(words)
 
 
-def rescaled(tensors: Sequence[Surveyed], deltas: Deltas, known: Sequence[Sparse]) -> Generator[Any, Any, list[Sparse]]:
+def rescaled(
+    tensors: Sequence[Surveyed], sparse: Sparsify, known: Sequence[Sparse]
+) -> Generator[Any, Any, list[Sparse]]:
     """`known` with the factors that give sparse deltas the L1 norm that they had before."""
 
-    def norms(base: Tensor, *models: Tensor, **parameters: Any) -> list[Tensor]:
-        sparse = deltas(base, *models, **parameters)
-        return [part.abs_() for pair in zip(deltas_of(base, models), sparse, strict=True) for part in pair]
+    def norms(base: Tensor, *models: Tensor, **parameters: Any) -> Iterator[Tensor]:
+        for i, delta in enumerate(deltas_of(base, models)):
+            yield delta.abs_()
+            yield sparse(delta, i, **parameters)
 
     sums = yield Sums(norms, known)
     factors = [[_factor(*row[i : i + 2]) for i in range(0, len(row), 2)] for row in sums]

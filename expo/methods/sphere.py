@@ -60,8 +60,8 @@ def product(matrix: Gram, left: Sequence[float], right: Sequence[float]) -> floa
 
 
 def combined(vectors: Sequence["Tensor"], factors: Sequence[float]) -> "Tensor":
-    """The sum of each tensor times its factor."""
+    """The sum of each tensor times its factor; spends all but the first."""
     total = vectors[0] * factors[0]
     for x, factor in zip(vectors[1:], factors[1:], strict=True):
-        total += x * factor
+        total += x.mul_(factor)
     return total

@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from expo.methods.declare import Each, Here, Surveyed, method
-from expo.methods.sparse import Sparse, is_nothing, keep_largest, rescaled, trimmed, trims
+from expo.methods.sparse import Sparse, is_nothing, keep_largest, rescaled, sparse_deltas, trimmed, trims
 from expo.methods.task_vectors import agreed
 
 if TYPE_CHECKING:
@@ -65,5 +65,5 @@ def ties(
     rounding; a d_i of 0 has no say. rescale: each trimmed d_i gets the L1 norm that it had before. Yadav et al.,
     "TIES-Merging" (which ranks the model). Tiles are (n,), float32 or float64. int8_mask is accepted and has no effect.
     """
-    deltas = trimmed(base, *models, here=here)
+    deltas = sparse_deltas(trimmed, base, models, here=here)
     return agreed(base, deltas, weight, normalize=normalize, scale=lambda_, factors=here.surveyed.factors)

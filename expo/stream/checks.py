@@ -33,9 +33,8 @@ def _index_in(operand: Operand, at: int) -> int:
     return at
 
 
-def refuse_overflow(job: Job, tiles: list[Tensor], result: Tensor, start: int, *, stochastic: bool) -> None:
-    """Raise Overflow for the first result beyond the output type's range that finite inputs gave."""
-    finite = torch.stack([torch.isfinite(tile) for tile in tiles]).all(0)
+def refuse_overflow(job: Job, finite: Tensor, result: Tensor, start: int, *, stochastic: bool) -> None:
+    """Raise Overflow for the first result beyond the output type's range where all inputs are finite."""
     bad = (finite & (beyond(result, job.dtype, stochastic=stochastic) | ~torch.isfinite(result))).nonzero()
     if len(bad):
         at = int(bad[0])

@@ -78,9 +78,12 @@ class SumFold:
         for i, term in enumerate(terms):
             if i == len(self.lanes):
                 self.lanes.append(torch.zeros(LANES, dtype=term.dtype, device=term.device))
-            lanes, at, done = self.lanes[i], start % LANES, 0
-            while done < len(term):
-                n = min(len(term) - done, LANES - at)
+            lanes, at, done, end = self.lanes[i], start % LANES, 0, term.numel()
+            if end == LANES and at == 0:
+                lanes.add_(term)
+                continue
+            while done < end:
+                n = min(end - done, LANES - at)
                 lanes[at : at + n].add_(term[done : done + n])  # `lanes[...] +=` would copy the sum once more
                 at, done = 0, done + n
 

@@ -119,7 +119,7 @@ class MaximaPass(Pieces):
             result = tile.asked(start)
             add_maxima(own, result, start, job.requantised)
             if not np.isfinite(own).all():
-                tile.examine(result, start)
+                tile.examine(start)
                 own[~np.isfinite(own)] = 0.0  # let through: it decides no scale
         first, last = elements_of(segment, job.n_elements)
         self.progress(job.dtype.n_bytes(last - first))

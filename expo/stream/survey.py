@@ -155,7 +155,8 @@ class SurveyPass(Pieces):
             low, high = max(start, first), min(start + n, last)
             tile.surveyed = known[group.jobs.index(index)] if known else None
             terms = tile.call_with(group.request.terms, start)
-            pieces = (term[low - start : high - start] for term in terms)
+            whole = low == start and high == start + n
+            pieces = terms if whole else (term[low - start : high - start] for term in terms)
             fold.add(pieces if isinstance(group.request, Sums) else list(pieces), low)
         fold.into(part, index)
         if not fold.finite and not self.settings.allow_non_finite:

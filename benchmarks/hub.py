@@ -32,6 +32,8 @@ def main() -> None:
     )
     parser.add_argument("--save", action="store_true", help="keep the result in results/hub-YYYY-MM-DD.json")
     args = parser.parse_args()
+    if args.work:
+        args.work.mkdir(parents=True, exist_ok=True)
     described = {"machine": machine(), "versions": versions(PACKAGES)}
     for part in args.parts:
         with tempfile.TemporaryDirectory(dir=args.work) as work:

@@ -176,11 +176,11 @@ def test_ctrl_c_stops_the_workers_after_their_segments(pair, tmp_path, forked, m
 def test_a_worker_that_is_killed_ends_the_run_in_words(pair, tmp_path, forked, monkeypatch):
     original = workers._work
 
-    def killed(work, board, batches, k, *rest):
+    def killed(work, board, k, *rest):
         if k == 1:
             wait_for(lambda: (tmp_path / "out.partial" / "journal-0").read_bytes().count(b"\n"))
             os.kill(os.getpid(), signal.SIGKILL)
-        return original(work, board, batches, k, *rest)
+        return original(work, board, k, *rest)
 
     with monkeypatch.context() as broken:
         broken.setattr(workers, "_work", killed)

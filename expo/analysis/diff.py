@@ -15,7 +15,6 @@ from expo.checkpoint import Shards, open_checkpoint
 from expo.checkpoint.names import layer_of, module_group
 from expo.checkpoint.spec import Checkpoint
 from expo.errors import DataError, PlanError
-from expo.ops import n_segments
 from expo.planning import Job, Plan, plan
 from expo.planning.budget import default_threads
 from expo.recipe import Recipe, extrapolation
@@ -192,8 +191,7 @@ def _stream(
         else:
             report = report_of(stream, None)
     for index, job in enumerate(jobs):
-        parts = (stream.finished[index, segment].sums for segment in range(n_segments(job.n_elements)))
-        of_tensor[job.name] = Fidelity.of(parts)
+        of_tensor[job.name] = Fidelity.of(stream.finished.sums_of(index))
     _measure_rest(measure, [name for name in measure.pairs if name not in of_tensor], threads, progress)
     return report, of_tensor
 

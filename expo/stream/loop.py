@@ -1,20 +1,21 @@
 """Stream: each segment is read, computed, written. With the surveys, the only code that touches tensor data."""
 
-import itertools
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import xxhash
 
 from expo.checkpoint.names import module_group
 from expo.checkpoint.read_ahead import READ_AHEAD, ReadAhead
 from expo.errors import ExpoError, RecipeError
-from expo.ops import elements_of, n_segments
+from expo.ops import elements_of
 from expo.output.journal import Finished
 from expo.planning.jobs import Job, Plan
 from expo.stream.device import pick_device, tile_on
+from expo.stream.done import Done
 from expo.stream.lane import Lane, Settings
-from expo.stream.pieces import Piece, Pieces, all_pieces, byte_range, cut, tiles_of
+from expo.stream.pieces import Piece, Pieces, byte_range, cut, tiles_of
 from expo.stream.report import Fidelity, Report, peak_rss, total
 
 
@@ -32,12 +33,13 @@ class Stream(Pieces):
         *,
         journal: bool = True,
         pieces: Iterable[Piece] | None = None,
+        finished: Done | None = None,
         **options: Any,
     ):
-        super().__init__(plan, settings, all_pieces(plan.jobs) if pieces is None else pieces, **options)
+        super().__init__(plan, settings, pieces, **options)
         self.sink = sink
         self.journal = journal
-        self.finished: dict[Piece, Finished] = {}
+        self.finished = finished or Done(plan.jobs)
         self.resumed = 0
 
     @property
@@ -48,13 +50,12 @@ class Stream(Pieces):
     def part(self, pieces: list[list[Piece]], **options: Any) -> "Stream":
         """The same pass over some of its pieces, for a process of its own."""
         flat = [piece for batch in pieces for piece in batch]
-        return Stream(
-            self.plan, self.sink, self.settings, pieces=flat, surveyed=self.surveyed, readers=self.readers, **options
-        )
+        held = {"surveyed": self.surveyed, "readers": self.readers, "finished": self.finished}
+        return Stream(self.plan, self.sink, self.settings, pieces=flat, **held, **options)
 
-    def result(self) -> tuple[int, dict[Piece, Finished]]:
-        """How many segments were kept, and what is finished."""
-        return self.resumed, self.finished
+    def result(self) -> tuple[int, Done | None]:
+        """How many segments were kept, and what is finished where nobody else sees it."""
+        return self.resumed, None if self.finished.is_lent else self.finished
 
     def let_go(self) -> None:
         """The lock on the folder stays the parent's."""
@@ -63,9 +64,10 @@ class Stream(Pieces):
     def join(self, results: list[Any]) -> None:
         """Take what the processes finished."""
         self.resumed = sum(resumed for resumed, _ in results)
-        self.finished = {piece: found for _, finished in results for piece, found in finished.items()}
-        lost = sum(n_segments(job.n_elements) for job in self.plan.jobs) - len(self.finished)
-        if lost > 0:
+        for _, finished in results:
+            if finished:
+                self.finished.update(finished)
+        if lost := self.finished.n_missing:
             raise ExpoError(f"{lost} segments were not done. The same command continues with them.")
 
     def segment(self, lane: Lane, index: int, segment: int) -> None:
@@ -161,12 +163,11 @@ def settings_for(
 def report_of(stream: Stream, output: str | None) -> Report:
     """Sum the segments up, in their order, so that no thread count shows."""
     plan = stream.plan
-    by_group: dict[str, list[tuple[float, ...]]] = {}
+    by_group: dict[str, list[np.ndarray]] = {}
     hashes = {}
     for index, job in enumerate(plan.jobs):
-        parts = [stream.finished[index, segment] for segment in range(n_segments(job.n_elements))]
-        hashes[job.name] = xxhash.xxh3_128_hexdigest("".join(part.digest for part in parts).encode())
-        by_group.setdefault(module_group(job.name), []).extend(part.sums for part in parts)
+        hashes[job.name] = xxhash.xxh3_128_hexdigest(stream.finished.digest_of(index).encode())
+        by_group.setdefault(module_group(job.name), []).append(stream.finished.sums_of(index))
     return Report(
         output=output,
         tensors=len(plan.jobs),
@@ -174,8 +175,8 @@ def report_of(stream: Stream, output: str | None) -> Report:
         n_bytes_written=plan.n_bytes_written,
         segments_resumed=stream.resumed,
         alpha=plan.recipe.asked_alpha,
-        fidelity=Fidelity.of(itertools.chain.from_iterable(by_group.values())),
-        groups={name: Fidelity.of(sums) for name, sums in by_group.items()},
+        fidelity=Fidelity.of(stream.finished.sums),
+        groups={name: Fidelity.of(np.concatenate(sums)) for name, sums in by_group.items()},
         hashes=hashes,
         peak_rss=peak_rss(),
     )

@@ -1,8 +1,9 @@
 """Segments of a plan's jobs, shared by threads: who does which, and what happens when one fails."""
 
+import bisect
 import itertools
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -24,7 +25,7 @@ Piece = tuple[int, int]  # (job, segment)
 class Pieces:
     """One pass over a plan's segments; what is done with each is a subclass's `segment`.
 
-    pieces: (job, segment) pairs in the order of the output. stop: an event that others may set.
+    pieces: (job, segment) pairs in the order of the output; None: all of them. stop: an event that others may set.
     ahead: how many segments further a worker's next one lies, so that the disk can begin with it.
     readers: by role, where to read the inputs instead of their files.
     """
@@ -33,7 +34,7 @@ class Pieces:
         self,
         plan: Plan,
         settings: Settings,
-        pieces: Iterable[Piece],
+        pieces: Iterable[Piece] | None,
         *,
         surveyed: dict[str, Any] | None = None,
         progress: Progress | None = None,
@@ -43,7 +44,8 @@ class Pieces:
     ):
         self.plan = plan
         self.settings = settings
-        self.pieces = batches(plan, pieces)
+        self.batches = Batches(plan.jobs) if pieces is None else batches(plan, pieces)
+        self.pieces = iter(self.batches)
         self.surveyed = surveyed or {}
         self.progress = progress or (lambda n_bytes: None)
         self.lock = threading.Lock()
@@ -156,13 +158,34 @@ def all_pieces(jobs: tuple[Job, ...]) -> Iterator[Piece]:
         yield from ((index, segment) for segment in range(n_segments(job.n_elements)))
 
 
-def batches(plan: Plan, pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
+def batches(plan: Plan, pieces: Iterable[Piece]) -> list[list[Piece]]:
     """Pieces one by one, but the segments of a tensor that is computed whole together, for one worker."""
+    found = []
     for index, group in itertools.groupby(pieces, key=lambda piece: piece[0]):
         if plan.jobs[index].reads == "tensor":
-            yield list(group)
+            found.append(list(group))
         else:
-            yield from ([piece] for piece in group)
+            found += [[piece] for piece in group]
+    return found
+
+
+class Batches(Sequence[list[Piece]]):
+    """The batches of all pieces, worked out when they are asked for: a large model has a hundred thousand."""
+
+    def __init__(self, jobs: Sequence[Job]):
+        self.jobs = jobs
+        self.first = [0, *itertools.accumulate(1 if j.reads == "tensor" else n_segments(j.n_elements) for j in jobs)]
+
+    def __len__(self) -> int:
+        return self.first[-1]
+
+    def __getitem__(self, number: int) -> list[Piece]:
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        index = bisect.bisect_right(self.first, number) - 1
+        if self.jobs[index].reads == "tensor":
+            return [(index, segment) for segment in range(n_segments(self.jobs[index].n_elements))]
+        return [(index, number - self.first[index])]
 
 
 def byte_range(job: Job, segment: int) -> tuple[int, int]:

@@ -3,9 +3,11 @@
 import math
 import resource
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from expo.planning.jobs import Plan
 
@@ -25,10 +27,9 @@ class Fidelity:
     cosine: float | None
 
     @classmethod
-    def of(cls, sums: Iterable[tuple[float, float, float]]) -> "Fidelity":
-        """From (exact . written, exact . exact, written . written) of each segment."""
-        columns = list(zip(*sums, strict=True)) or [(), (), ()]
-        mixed, exact, written = map(total, columns)
+    def of(cls, sums: np.ndarray | Sequence[tuple[float, float, float]]) -> "Fidelity":
+        """From (exact . written, exact . exact, written . written) of each segment, (n, 3)."""
+        mixed, exact, written = map(total, np.asarray(sums, np.float64).reshape(-1, 3).T)
         if not (exact > 0 and math.isfinite(mixed + exact + written)):
             return cls(None, None)  # nothing was to change, or the squares are beyond float64
         cosine = mixed / math.sqrt(exact * written) if written > 0 else 0.0

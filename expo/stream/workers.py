@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -62,7 +62,7 @@ class Board:
         self.numbers = memoryview(mmap.mmap(-1, 8 * 5 * workers)).cast("B").cast("q", (5, workers))
         self.lock = os.memfd_create("expo")
 
-    def share_of(self, batches: list[list[Piece]], worker: int, lead: int) -> Iterator[list[Piece]]:
+    def share_of(self, batches: Sequence[list[Piece]], worker: int, lead: int) -> Iterator[list[Piece]]:
         """Batches that no other worker has taken, in order; lead: how many a worker may be ahead of the slowest."""
         while not self.is_set():
             fcntl.lockf(self.lock, fcntl.LOCK_EX)  # the kernel ends it with its process
@@ -110,7 +110,7 @@ def carry_out(work: Pieces, workers: int) -> int:
 
 def _my_part(work: Pieces, ranks: World, workers: int) -> Any:
     """This rank's segments, in threads; what was found. The bar of the first moves as if all were as far."""
-    mine, n = ranks.share(work.plan, list(work.pieces)), ranks.here.size
+    mine, n = ranks.share(work.plan, list(work.batches)), ranks.here.size
     part = work.part(mine, progress=lambda n_bytes: work.progress(n_bytes * n), stop=ranks.stop(), ahead=workers)
     part.run(workers)
     return part.result()
@@ -122,11 +122,10 @@ def run_forked(work: Pieces, workers: int) -> int:
     Raises the failure that comes first in the output's order, or Interrupted.
     """
     board = Board(workers)
-    batches = list(work.pieces)
     results = [os.memfd_create("expo") for _ in range(workers)]
     lender = Lender(work.plan.inputs, workers, work.settings.ahead) if work.plan.n_streamed else None
     try:
-        children = [_fork(work, board, batches, lender, k, results[k]) for k in range(workers)]
+        children = [_fork(work, board, lender, k, results[k]) for k in range(workers)]
         with ExitStack() as stack:
             if lender:
                 stack.enter_context(lender)
@@ -148,9 +147,7 @@ def _received(file: int) -> Any:
         return pickle.load(stream)
 
 
-def _fork(
-    work: Pieces, board: Board, batches: list[list[Piece]], lender: Lender | None, k: int, result: int
-) -> tuple[int, int]:
+def _fork(work: Pieces, board: Board, lender: Lender | None, k: int, result: int) -> tuple[int, int]:
     """Start worker k; returns its process number and the pipe that its failure comes through."""
     parent = os.getpid()
     reader, writer = os.pipe()
@@ -163,7 +160,7 @@ def _fork(
         os.close(reader)
         if lender:
             work.readers = lender.borrowed(k)
-        failure = _work(work, board, batches, k, parent, result)
+        failure = _work(work, board, k, parent, result)
         if failure:
             os.write(writer, pickle.dumps(failure))
         status = 0
@@ -172,10 +169,11 @@ def _fork(
         os._exit(status)
 
 
-def _work(work: Pieces, board: Board, batches: list[list[Piece]], k: int, parent: int, result: int):
+def _work(work: Pieces, board: Board, k: int, parent: int, result: int):
     """In a worker: the segments that it takes; returns (job, segment, kind, message) of a failure."""
     part = work.part([], progress=lambda n_bytes: board.add(_DONE, k, n_bytes), stop=board, ahead=board.workers)
-    part.pieces = board.share_of(batches, k, max(_LEAD, board.workers) if work.plan.n_streamed else len(batches))
+    lead = max(_LEAD, board.workers) if work.plan.n_streamed else len(work.batches)
+    part.pieces = board.share_of(work.batches, k, lead)
     try:
         _end_with(parent)
         work.let_go()

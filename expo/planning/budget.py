@@ -38,6 +38,11 @@ def scratch_bytes(job: Job, tile: int = TILE) -> int:
     return n * (raw // 8 + wide + further) + survey + views
 
 
+def worker_bytes(plan: Plan, tile: int = TILE) -> int:
+    """Bytes that one worker needs for the costliest job."""
+    return max((scratch_bytes(job, tile) for job in plan.jobs), default=0)
+
+
 def peak_memory(plan: Plan, threads: int, tile: int = TILE) -> int:
     """Bytes of memory a run needs, whatever the size of the checkpoints."""
     headers = 2048 * sum(len(checkpoint.tensors) for checkpoint in plan.inputs.values())
@@ -45,14 +50,7 @@ def peak_memory(plan: Plan, threads: int, tile: int = TILE) -> int:
     specs = [operand.spec for job in plan.jobs for operand in job.operands]
     loaded = CONVERSIONS if any(isinstance(spec.view, Gathered) for spec in specs) else 0
     ahead = BLOCK * room_for(plan.n_streamed) + HELD * RUN * plan.n_streamed
-    return (
-        INTERPRETER
-        + loaded
-        + headers
-        + surveyed
-        + ahead
-        + threads * max((scratch_bytes(job, tile) for job in plan.jobs), default=0)
-    )
+    return INTERPRETER + loaded + headers + surveyed + ahead + threads * worker_bytes(plan, tile)
 
 
 def disk_bytes(plan: Plan, *, passes: bool = False) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 from expo.errors import ExpoError
 from expo.launcher import place
 from expo.ops import SEGMENT
-from expo.planning.budget import TILE, scratch_bytes, size
+from expo.planning.budget import TILE, scratch_bytes, size, worker_bytes
 from expo.planning.jobs import Plan
 
 _FREE = 0.9  # of the GPU's free memory is taken where no bound is given; the rest is the driver's and other programs'
@@ -64,9 +64,9 @@ def _sharers() -> int:
 def largest_tile(plan: Plan, workers: int, room: int) -> int:
     """The largest tile, in elements, with which the workers need at most `room` bytes. Raises GpuMemory."""
     tile = SEGMENT
-    while tile > TILE and workers * _most(plan, tile) > room:
+    while tile > TILE and workers * worker_bytes(plan, tile) > room:
         tile //= 2
-    if (needed := workers * _most(plan, tile)) > room:
+    if (needed := workers * worker_bytes(plan, tile)) > room:
         job = max(plan.jobs, key=scratch_bytes)
         whole = f" {job.method} takes {job.reads}s whole, and {job.name} is the largest." if job.reads != "tile" else ""
         raise GpuMemory(
@@ -74,11 +74,6 @@ def largest_tile(plan: Plan, workers: int, room: int) -> int:
             "Ask for fewer (--threads), give more (--gpu-memory), or use --device cpu."
         )
     return tile
-
-
-def _most(plan: Plan, tile: int) -> int:
-    """Bytes that one worker needs for the costliest job."""
-    return max((scratch_bytes(job, tile) for job in plan.jobs), default=0)
 
 
 def own_queue(device: torch.device) -> torch.cuda.Stream | None:

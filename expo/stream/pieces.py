@@ -130,11 +130,9 @@ class Pieces:
             try:
                 with torch.inference_mode(), lane.working():
                     self.segment(lane, index, segment)
-            except torch.OutOfMemoryError:
-                self.failures.append((index, segment, out_of_memory(self.plan.jobs[index].name)))
-                self.stop.set()
             except BaseException as error:
-                self.failures.append((index, segment, error))
+                full = isinstance(error, torch.OutOfMemoryError)
+                self.failures.append((index, segment, out_of_memory(self.plan.jobs[index].name) if full else error))
                 self.stop.set()
 
     def read_ahead(self, lane: Lane, job: Job, segment: int) -> None:

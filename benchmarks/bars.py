@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from measure import spread
 
-METRICS = ("wall_s", "seconds", "gb_per_s", "cpu_s", "peak_rss_mib", "above_torch_mib")
+METRICS = ("wall_s", "seconds", "gb_per_s", "cpu_s", "peak_rss_mib", "memory_mib", "above_torch_mib")
 EVIDENCE = ("fsync_seconds", "effective_alpha", "cosine", "misrounded_percent")
 
 

@@ -19,6 +19,7 @@ STAIRS = {
     "version": 0,
     "errors": 0,
     "launcher": 1,
+    "forks": 1,
     "dtypes": 0,
     "rows": 1,
     "checkpoint": 1,

@@ -12,7 +12,8 @@ from expo.planning.jobs import Job, Plan
 from expo.planning.traffic import traffic, wide_bytes
 
 INTERPRETER = 240 * 2**20  # bytes: Python with torch, pydantic and rich, measured on Linux
-CONVERSIONS = 160 * 2**20  # bytes: transformers, which is loaded where layouts differ, measured on Linux
+CONVERSIONS = 50 * 2**20  # bytes: a lean transformers in a fork of its own, before the first tensor; measured
+HEADER, RELAID = 2_048, 6_144  # bytes for each tensor of the inputs: as a record, and while its layout is changed
 TILE = 65_536  # elements a worker holds of each input at a time
 WINDOWS = 64 * 2**20  # bytes of a batch of tensors that a survey may keep to find exact thresholds
 PASSING = 2  # shards on the disk of a result that only passes through to the Hub
@@ -45,12 +46,13 @@ def worker_bytes(plan: Plan, tile: int = TILE) -> int:
 
 def peak_memory(plan: Plan, threads: int, tile: int = TILE) -> int:
     """Bytes of memory a run needs, whatever the size of the checkpoints."""
-    headers = 2048 * sum(len(checkpoint.tensors) for checkpoint in plan.inputs.values())
+    n_tensors = sum(len(checkpoint.tensors) for checkpoint in plan.inputs.values())
     surveyed = WINDOWS if any(job.method and find_method(job.method).survey for job in plan.jobs) else 0
     specs = [operand.spec for job in plan.jobs for operand in job.operands]
-    loaded = CONVERSIONS if any(isinstance(spec.view, Gathered) for spec in specs) else 0
+    relaid = any(isinstance(spec.view, Gathered) for spec in specs)
     ahead = BLOCK * room_for(plan.n_streamed) + HELD * RUN * plan.n_streamed
-    return INTERPRETER + loaded + headers + surveyed + ahead + threads * worker_bytes(plan, tile)
+    streamed = HEADER * n_tensors + surveyed + ahead + threads * worker_bytes(plan, tile)
+    return INTERPRETER + max(streamed, CONVERSIONS + RELAID * n_tensors if relaid else 0)
 
 
 def disk_bytes(plan: Plan, *, passes: bool = False) -> int:

@@ -1,9 +1,11 @@
 """Inputs whose names or layouts differ, brought into the output's; the plan then matches them like any others."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from expo.checkpoint.spec import Checkpoint, TensorSpec
+from expo.planning.lean import apart
 from expo.recipe import Recipe
 
 
@@ -11,7 +13,8 @@ from expo.recipe import Recipe
 class InOneLayout:
     """The inputs as they are matched."""
 
-    inputs: dict[str, Checkpoint]
+    inputs: dict[str, Checkpoint] = field(default_factory=dict)
+    tables: dict[str, dict[str, TensorSpec]] = field(default_factory=dict)  # input -> its tensors, where they changed
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     why_not: dict[str, str] = field(default_factory=dict)  # input -> why no conversion helps it
@@ -23,30 +26,59 @@ def in_one_layout(recipe: Recipe, inputs: Mapping[str, Checkpoint], *, wanted: s
 
     Costs nothing where the names fit already. An input that no conversion brings nearer stays as it is.
     """
-    from expo.checkpoint.views.layouts import Layout, fits_as_stored
+    from expo.checkpoint.views.layouts import fits_as_stored
 
-    found = InOneLayout(dict(inputs))
     donor = inputs[recipe.donor]
     others = {role: renamed(recipe, inputs[role], donor) for role in inputs if role != recipe.donor}
     misfits = [role for role, table in others.items() if not fits_as_stored(donor.tensors, table)]
     if not misfits and wanted is None and recipe.tower is None:
-        return found
+        return InOneLayout(dict(inputs))
+    found = apart(
+        lambda: _laid(recipe, inputs, others, misfits, wanted),
+        _stored(inputs.values()),
+        is_whole=lambda found: not (found.problems or found.why_not),
+    )
+    found.inputs = dict(inputs)
+    found.inputs |= {role: replace(inputs[role], tensors=table) for role, table in found.tables.items()}
+    return found
+
+
+def _laid(
+    recipe: Recipe,
+    inputs: Mapping[str, Checkpoint],
+    others: Mapping[str, dict[str, TensorSpec]],
+    misfits: list[str],
+    wanted: str | None,
+) -> InOneLayout:
+    """The tables that change, and all that is to be said; loads transformers."""
+    from expo.checkpoint.views.layouts import Layout, fits_as_stored
+
+    found, donor = InOneLayout(), inputs[recipe.donor]
     layout = Layout(donor, wanted, as_named=recipe.tower is not None)
     if layout.problems:
-        _explain(found, recipe.donor, wanted, misfits, layout.problems)
+        _explain(found, recipe.donor, donor, wanted, misfits, layout.problems)
         return found
     tensors = donor.tensors
     if wanted is not None:
         own = layout.spelled(layout.loaded, donor.tensors)
-        tensors = own.tensors
+        tensors = found.tables[recipe.donor] = own.tensors
         found.problems += [f"--layout {wanted}: {recipe.donor}: {text}" for text in own.problems]
-        found.inputs[recipe.donor] = replace(donor, tensors=tensors)
-    for role, table in others.items() if recipe.tower else ():
-        _take_tower(found, recipe, role, layout.of_tower(inputs[role], table, recipe.tower))
-    for role, table in others.items() if not recipe.tower else ():
-        if role in misfits or not fits_as_stored(tensors, table):
-            _relay(found, recipe, role, table, layout.of(inputs[role], table), tensors)
+    for role, table in others.items():
+        other = inputs[role]
+        if recipe.tower:
+            _take_tower(found, recipe, role, other, layout.of_tower(other, table, recipe.tower))
+        elif role in misfits or not fits_as_stored(tensors, table):
+            _relay(found, recipe, role, other, table, layout.of(other, table), tensors)
     return found
+
+
+def _stored(inputs: Iterable[Checkpoint]) -> Iterator[Any]:
+    """All that tables in another layout are made of."""
+    for spec in (spec for checkpoint in inputs for spec in checkpoint.tensors.values()):
+        yield spec
+        if spec.view:
+            yield spec.view
+            yield from spec.parts
 
 
 def renamed(recipe: Recipe, other: Checkpoint, donor: Checkpoint) -> dict[str, TensorSpec]:
@@ -66,7 +98,13 @@ def rename(recipe: Recipe, name: str, donor: Checkpoint) -> str:
 
 
 def _relay(
-    found: InOneLayout, recipe: Recipe, role: str, table: dict, relaid, tensors: Mapping[str, TensorSpec]
+    found: InOneLayout,
+    recipe: Recipe,
+    role: str,
+    other: Checkpoint,
+    table: Mapping[str, TensorSpec],
+    relaid: Any,
+    tensors: Mapping[str, TensorSpec],
 ) -> None:
     """Take an input's new table where it has more of the output's tensors than the old one.
 
@@ -74,35 +112,36 @@ def _relay(
     """
     before, after = (_n_fitting(own, tensors) for own in (table, relaid.tensors))
     if after > before:
-        found.inputs[role] = replace(found.inputs[role], tensors=relaid.tensors)
+        found.tables[role] = relaid.tensors
         found.notes.append(
             f"{role} is in another layout: {after} of {len(tensors)} tensors fit through transformers' conversions, "
             f"{before} as they are stored"
         )
     if relaid.problems:
-        why = f"{role} ({found.inputs[role].source.label}): {'; '.join(relaid.problems)}."
+        why = f"{role} ({other.source.label}): {'; '.join(relaid.problems)}."
         found.why_not[role] = why
         found.notes += [] if recipe.on_mismatch == "error" else [why]
     elif after <= before:
         found.why_not[role] = "transformers' conversions do not cover them."
 
 
-def _take_tower(found: InOneLayout, recipe: Recipe, role: str, taken: tuple) -> None:
+def _take_tower(found: InOneLayout, recipe: Recipe, role: str, other: Checkpoint, taken: tuple) -> None:
     """Leave of an input only its tower, and of the output only what lies in it to be computed."""
     relaid, outside = taken
-    before = len(found.inputs[role].tensors)
-    found.inputs[role] = replace(found.inputs[role], tensors=relaid.tensors)
+    found.tables[role] = relaid.tensors
     found.outside |= outside
     found.problems += [f"--tower {recipe.tower}: {role}: {text}" for text in dict.fromkeys(relaid.problems)]
     found.notes.append(
-        f"--tower {recipe.tower}: {len(relaid.tensors)} of {role}'s tensors take part (it stores {before}), and "
-        f"{len(outside)} of {recipe.donor}'s are copied"
+        f"--tower {recipe.tower}: {len(relaid.tensors)} of {role}'s tensors take part (it stores "
+        f"{len(other.tensors)}), and {len(outside)} of {recipe.donor}'s are copied"
     )
 
 
-def _explain(found: InOneLayout, donor: str, wanted: str | None, misfits: list[str], problems: list[str]) -> None:
+def _explain(
+    found: InOneLayout, role: str, donor: Checkpoint, wanted: str | None, misfits: list[str], problems: list[str]
+) -> None:
     """What stands in the way of the donor's own layout: of the whole run where one is asked for."""
-    texts = [f"{donor} ({found.inputs[donor].source.label}): {text}" for text in problems]
+    texts = [f"{role} ({donor.source.label}): {text}" for text in problems]
     if wanted is not None:
         found.problems += [f"--layout {wanted}: {text}" for text in texts]
     found.why_not |= dict.fromkeys(misfits, "; ".join(texts))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from expo.forks import status_bytes
 from expo.planning.jobs import Plan
 
 _STOCHASTIC = " To keep the right multiple, with more noise: --rounding stochastic."
@@ -38,13 +39,12 @@ class Fidelity:
 
 def peak_rss() -> int:
     """The most memory that this process has held, in bytes."""
-    try:
-        with open("/proc/self/status") as file:
-            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM:"))
-    except (OSError, StopIteration):
+    found = status_bytes("VmHWM")
+    if found is None:
         # Not first: what getrusage says of a new process is never less than its parent held.
         unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return found
 
 
 def total(parts: Iterable[float]) -> float:

@@ -11,6 +11,7 @@ from expo.checkpoint.pipelines import by_folder, own_name
 from expo.checkpoint.read_ahead import CONNECTIONS, ReadAhead
 from expo.checkpoint.spec import Checkpoint, Source
 from expo.errors import DataError, Interrupted, RecipeError
+from expo.forks import most_bytes
 from expo.methods import find_method
 from expo.ops import one_thread
 from expo.output.card import CardInput, card
@@ -100,7 +101,7 @@ def run(
         raise
     finally:
         delivery.close()
-    report.peak_rss = sum(ranks.gather(peak_rss() + report.peak_rss))
+    report.peak_rss = sum(ranks.gather(max(peak_rss() + report.peak_rss, most_bytes())))
     return report
 
 

@@ -6,14 +6,11 @@ descriptors; what it found comes through a file in memory. What is read from the
 forked them, which computes nothing. Under a launcher each rank is a process already.
 """
 
-import ctypes
 import fcntl
 import mmap
 import os
 import pickle
-import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -22,6 +19,7 @@ from typing import Any
 
 from expo.checkpoint.lent import Lender
 from expo.errors import ExpoError, Interrupted, again
+from expo.forks import alone, end_with, private_bytes
 from expo.stream.pieces import Piece, Pieces
 from expo.stream.ranks import World, world
 
@@ -29,7 +27,6 @@ FORK_ABOVE = 64 * 2**20  # bytes of output; less is done before a second process
 _POLL, _SHORT = 0.02, 0.001  # seconds
 _LEAD = 8  # segments: where workers share blocks from the Hub, those of the slowest must not be gone
 _MESSAGE = 8_000  # characters of an error: at most 4 bytes each, and a pipe holds 64 KiB unread
-_PR_SET_PDEATHSIG = 1
 _STOP, _DONE, _PRIVATE, _TAKEN, _AT = range(5)  # rows of the board
 
 
@@ -43,15 +40,6 @@ def can_fork(work: Pieces, workers: int) -> bool:
         and work.plan.n_bytes_written >= FORK_ABOVE
         and alone()
     )
-
-
-def alone() -> bool:
-    """True while no other thread may hold a lock that a worker needs: a fork takes the lock along, but not the thread.
-
-    A thread that tqdm leaves behind after a download holds tqdm's own locks alone, and no worker draws a bar.
-    """
-    others = [thread for thread in threading.enumerate() if thread is not threading.current_thread()]
-    return all(type(thread).__module__.startswith("tqdm.") for thread in others)
 
 
 class Board:
@@ -175,7 +163,7 @@ def _work(work: Pieces, board: Board, k: int, parent: int, result: int):
     lead = max(_LEAD, board.workers) if work.plan.n_streamed else len(work.batches)
     part.pieces = board.share_of(work.batches, k, lead)
     try:
-        _end_with(parent)
+        end_with(parent)
         work.let_go()
         part.run(1)
         with os.fdopen(os.dup(result), "wb") as file:
@@ -187,7 +175,7 @@ def _work(work: Pieces, board: Board, k: int, parent: int, result: int):
         text = str(error)[:_MESSAGE] if known else "".join(traceback.format_exception(error))[-_MESSAGE:]
         return index, segment, type(error).__name__ if known else "", text
     finally:
-        board.add(_PRIVATE, k, _private_bytes())
+        board.add(_PRIVATE, k, private_bytes())
     return None
 
 
@@ -238,20 +226,3 @@ def _error(kind: str, text: str) -> BaseException:
     if not kind:
         return RuntimeError(f"a worker process failed:\n{text}")
     return again(kind, text)
-
-
-def _end_with(parent: int) -> None:
-    """In a worker: leave Ctrl-C to the parent, and die when it does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
-
-
-def _private_bytes() -> int:
-    """Bytes of memory that this process shares with no other."""
-    try:
-        with open("/proc/self/smaps_rollup") as file:
-            return sum(int(line.split()[1]) * 1024 for line in file if line.startswith("Private_"))
-    except OSError:
-        return 0  # not every kernel tells; the figure is for the summary alone

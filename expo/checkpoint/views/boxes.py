@@ -42,7 +42,7 @@ class Box:
         return Box(self.part, self.at + skipped, (*self.axes[:k], *axes, *self.axes[k + 1 :]))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Boxed:
     """A tensor made of boxes, which cover each of its elements once."""
 

@@ -34,6 +34,9 @@ class Gathered:
         self.parts = stored_parts(self.inputs)
         self.n_elements = sum(strip.n for strip in self.strips.all)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Gathered, (self.tensor, self.dtype)
+
     @property
     def n_bytes_stored(self) -> int:
         """Each of its elements is read once, however large its parts are."""

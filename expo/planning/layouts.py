@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from expo.checkpoint.spec import Checkpoint, TensorSpec
+from expo.planning.components import Component, components
 from expo.planning.lean import apart
 from expo.recipe import Recipe
 
@@ -26,15 +27,14 @@ def in_one_layout(recipe: Recipe, inputs: Mapping[str, Checkpoint], *, wanted: s
 
     Costs nothing where the names fit already. An input that no conversion brings nearer stays as it is.
     """
-    from expo.checkpoint.views.layouts import fits_as_stored
-
     donor = inputs[recipe.donor]
     others = {role: renamed(recipe, inputs[role], donor) for role in inputs if role != recipe.donor}
-    misfits = [role for role, table in others.items() if not fits_as_stored(donor.tensors, table)]
-    if not misfits and wanted is None and recipe.tower is None:
+    one_config = wanted is not None or recipe.tower is not None
+    parts = [Component("", donor, inputs, others)] if one_config else components(donor, inputs, others)
+    if not one_config and not any(part.misfits for part in parts):
         return InOneLayout(dict(inputs))
     found = apart(
-        lambda: _laid(recipe, inputs, others, misfits, wanted),
+        lambda: _together({part: _laid(recipe, part, wanted) for part in parts}),
         _stored(inputs.values()),
         is_whole=lambda found: not (found.problems or found.why_not),
     )
@@ -43,31 +43,51 @@ def in_one_layout(recipe: Recipe, inputs: Mapping[str, Checkpoint], *, wanted: s
     return found
 
 
-def _laid(
-    recipe: Recipe,
-    inputs: Mapping[str, Checkpoint],
-    others: Mapping[str, dict[str, TensorSpec]],
-    misfits: list[str],
-    wanted: str | None,
-) -> InOneLayout:
+def _together(laid: Mapping[Component, InOneLayout]) -> InOneLayout:
+    """What was found of the parts, under the models' own names."""
+    found = InOneLayout()
+    for role in sorted({role for own in laid.values() for role in own.tables}):
+        found.tables[role] = {
+            part.prefix + name: _called(part.prefix + name, spec)
+            for part, own in laid.items()
+            for name, spec in (own.tables.get(role) or part.others[role]).items()
+        }
+    for part, own in laid.items():
+        said = f"{part.folder}: " if part.folder else ""
+        found.notes += [said + text for text in own.notes]
+        found.problems += [said + text for text in own.problems]
+        found.outside |= own.outside
+        for role, text in own.why_not.items():
+            found.why_not[role] = " ".join(filter(None, [found.why_not.get(role), said + text]))
+    return found
+
+
+def _called(name: str, spec: TensorSpec) -> TensorSpec:
+    """A tensor under its name in the model, which a view made of a part's tensors does not have yet."""
+    return replace(spec, name=name) if name.endswith(f"/{spec.name}") and spec.view else spec
+
+
+def _laid(recipe: Recipe, part: Component, wanted: str | None) -> InOneLayout:
     """The tables that change, and all that is to be said; loads transformers."""
     from expo.checkpoint.views.layouts import Layout, fits_as_stored
 
-    found, donor = InOneLayout(), inputs[recipe.donor]
+    found, donor = InOneLayout(), part.donor
+    if not part.misfits and wanted is None and recipe.tower is None:
+        return found
     layout = Layout(donor, wanted, as_named=recipe.tower is not None)
     if layout.problems:
-        _explain(found, recipe.donor, donor, wanted, misfits, layout.problems)
+        _explain(found, recipe.donor, donor, wanted, part.misfits, layout.problems)
         return found
     tensors = donor.tensors
     if wanted is not None:
         own = layout.spelled(layout.loaded, donor.tensors)
         tensors = found.tables[recipe.donor] = own.tensors
         found.problems += [f"--layout {wanted}: {recipe.donor}: {text}" for text in own.problems]
-    for role, table in others.items():
-        other = inputs[role]
+    for role, table in part.others.items():
+        other = part.inputs[role]
         if recipe.tower:
             _take_tower(found, recipe, role, other, layout.of_tower(other, table, recipe.tower))
-        elif role in misfits or not fits_as_stored(tensors, table):
+        elif role in part.misfits or not fits_as_stored(tensors, table):
             _relay(found, recipe, role, other, table, layout.of(other, table), tensors)
     return found
 

@@ -1,12 +1,14 @@
 """Models made of sub-folders come out folder by folder, each with its own names, index, config and side files."""
 
 import json
+import shutil
 
 import pytest
 import torch
-from architectures import tensors_of
+from architectures import same, save_both_layouts, tensors_of
 from engine import command
 from pico import write_checkpoint
+from safetensors.torch import load_file, save_file
 from sub_folders import KINDS, diffusion_pipeline, sentence_transformer
 
 import expo
@@ -44,6 +46,34 @@ def alone(model, folder, tmp_path):
     for path in [*to.glob("*")]:
         path.unlink()
     return write_checkpoint(to, tensors_of(model / folder), config={})
+
+
+@pytest.mark.parametrize("kind", ["mixtral", "deepseek_v3", "llava"])
+@pytest.mark.parametrize(("sft", "dpo"), [("original", "module"), ("module", "original")])
+def test_each_folders_names_and_layout_are_reconciled_by_its_own_config(tmp_path, kind, sft, dpo, capsys):
+    home = save_both_layouts(tmp_path / "alone", kind)
+    for role, layout in (("sft", sft), ("dpo", dpo)):
+        made = diffusion_pipeline(tmp_path / role, role == "dpo")
+        shutil.copytree(home / role / layout, made / "text_encoder")
+        parts = json.loads((made / "model_index.json").read_text()) | {"text_encoder": ["transformers", "Some"]}
+        (made / "model_index.json").write_text(json.dumps(parts))
+    wanted, out = tmp_path / "wanted", tmp_path / "out"
+    expo.extrapolate(sft=home / "sft" / sft, dpo=home / "dpo" / dpo, output=wanted)
+    status, _, said = command(capsys, "extrapolate", "--sft", tmp_path / "sft", "--dpo", tmp_path / "dpo", "-o", out)
+    assert status == 0 and "text_encoder: sft is in another layout" in said
+    assert same(tensors_of(out / "text_encoder"), tensors_of(wanted))
+    assert tensors_of(out / "unet").keys() == tensors_of(tmp_path / "dpo" / "unet").keys()
+    assert not verify(out, recompute=1.0, inputs={"sft": str(tmp_path / "sft"), "dpo": str(tmp_path / "dpo")}).problems
+
+
+def test_names_that_no_mapping_of_a_folder_covers_are_listed_with_the_folders_reason(tmp_path):
+    sft, dpo = (diffusion_pipeline(tmp_path / role, seed) for seed, role in enumerate(("sft", "dpo")))
+    file = sft / "vae/diffusion_pytorch_model.safetensors"
+    save_file({f"other.{name}": tensor for name, tensor in load_file(file).items()}, file, {"format": "pt"})
+    with pytest.raises(PlanError) as error:
+        expo.extrapolate(sft=sft, dpo=dpo, output=tmp_path / "out")
+    assert "vae/conv_in.weight" in str(error.value) and "vae/other.conv_in.weight" in str(error.value)
+    assert "vae: dpo (vae): its config.json names no model_type" in str(error.value)
 
 
 def test_one_recipe_merges_all_folders(tmp_path, capsys):

@@ -78,8 +78,8 @@ class Layout:
         """Undo changed axes, which transformers does when it loads, and never when it saves."""
         for module, tensor in self.loaded.modules.items():
             if changed.intersection(self.loaded.sources[module]) and (found := tensor.turned()):
-                stored, order = found
-                self.turned[module] = (stored.name, [order.index(k) for k in range(len(order))])
+                _, order = found
+                self.turned[module] = (self.loaded.sources[module][0], [order.index(k) for k in range(len(order))])
         return bool(self.turned)
 
     def of_tower(self, other: Checkpoint, tensors: Mapping[str, TensorSpec], tower: str) -> tuple[Relaid, set[str]]:

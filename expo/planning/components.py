@@ -1,0 +1,66 @@
+"""What one config.json describes: a model, or one folder of a model that is made of several. No tensor data."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+
+from expo.checkpoint.index import read_config
+from expo.checkpoint.spec import Checkpoint, TensorSpec
+
+
+@dataclass(frozen=True, eq=False)
+class Component:
+    """One part of all inputs; tensors bear their own names, without the folder's."""
+
+    folder: str  # "" for a model's own
+    donor: Checkpoint
+    inputs: Mapping[str, Checkpoint]
+    others: Mapping[str, dict[str, TensorSpec]]  # all inputs but the donor -> their tensors, as `--rename` calls them
+
+    @property
+    def misfits(self) -> list[str]:
+        """The inputs that a change of layout may help."""
+        from expo.checkpoint.views.layouts import fits_as_stored
+
+        return [role for role, table in self.others.items() if not fits_as_stored(self.donor.tensors, table)]
+
+    @property
+    def prefix(self) -> str:
+        """What stands before its tensors' names in the whole model's."""
+        return f"{self.folder}/" if self.folder else ""
+
+
+def components(
+    donor: Checkpoint, inputs: Mapping[str, Checkpoint], others: Mapping[str, dict[str, TensorSpec]]
+) -> list[Component]:
+    """The parts of a model that is made of several folders; any other model is its only one."""
+    if not donor.source.folders:
+        return [Component("", donor, inputs, others)]
+    folders = ["", *(own.folder.name for own in donor.source.folders)]
+    return [
+        Component(
+            folder,
+            _part_of(donor, folder, folders),
+            {role: _part_of(whole, folder, folders) for role, whole in inputs.items()},
+            {role: _inside(table, folder, folders) for role, table in others.items()},
+        )
+        for folder in folders
+    ]
+
+
+def _part_of(whole: Checkpoint, folder: str, folders: Collection[str]) -> Checkpoint:
+    tensors = _inside(whole.tensors, folder, folders)
+    own = next((own for own in whole.source.folders if own.folder.name == folder), None)
+    if own is None:
+        return replace(whole, tensors=tensors)
+    return replace(whole, source=own, tensors=tensors, config=read_config(own))
+
+
+def _inside(table: Mapping[str, TensorSpec], folder: str, folders: Collection[str]) -> dict[str, TensorSpec]:
+    """A folder's tensors under their own names; for "" those of no folder."""
+    found = {}
+    for name, spec in table.items():
+        first, slash, rest = name.partition("/")
+        place, own = (first, rest) if slash and first in folders else ("", name)
+        if place == folder:
+            found[own] = spec
+    return found

@@ -71,12 +71,13 @@ def answer(function: Callable[[], Any], known: Iterable[Any]) -> Any:
     global _most
     if sys.platform != "linux" or not alone():
         raise NoAnswer
-    known = list(known)
-    parent, file = os.getpid(), os.memfd_create("expo")
+    known, parent = list(known), os.getpid()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which tqdm's is
-            pid = os.fork()
+        file = os.memfd_create("expo")
+    except OSError as error:
+        raise NoAnswer from error
+    try:
+        pid = _fork()
         if not pid:
             _answer(function, known, parent, file)
         try:
@@ -97,6 +98,15 @@ def answer(function: Callable[[], Any], known: Iterable[Any]) -> Any:
     if kind:
         raise again(kind, found)
     return found
+
+
+def _fork() -> int:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which tqdm's is
+        try:
+            return os.fork()
+        except OSError as error:  # as many processes as there may be
+            raise NoAnswer from error
 
 
 def _answer(function: Callable[[], Any], known: list[Any], parent: int, file: int) -> None:

@@ -59,6 +59,16 @@ def test_any_other_end_is_no_answer(end):
         answer(end, [])
 
 
+@pytest.mark.parametrize("refused", ["fork", "memfd_create"])
+def test_a_system_that_refuses_gives_no_answer(refused, monkeypatch):
+    def refuse(*_):
+        raise BlockingIOError("Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, refused, refuse)
+    with pytest.raises(NoAnswer):
+        answer(lambda: 1, [])
+
+
 def test_memory_that_a_fork_holds_counts_with_this_process():
     held = []
 

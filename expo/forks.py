@@ -22,11 +22,14 @@ class NoAnswer(Exception):
     """No fork can be made here, or the fork did not come to an end: the work is still to be done."""
 
 
-def alone() -> bool:
-    """True while no other thread may hold a lock that a fork needs: it takes the lock along, but not the thread.
+def is_safe() -> bool:
+    """True where a fork's end can be awaited, and while no other thread may hold a lock that it needs.
 
-    A thread that tqdm leaves behind after a download holds tqdm's own locks alone, and no fork draws a bar.
+    A fork takes the lock along, but not the thread. A thread that tqdm leaves behind after a download holds tqdm's own
+    locks alone, and no fork draws a bar. A parent may have left this process deaf to the ends of its children.
     """
+    if sys.platform != "linux" or signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+        return False
     others = [thread for thread in threading.enumerate() if thread is not threading.current_thread()]
     return all(type(thread).__module__.startswith("tqdm.") for thread in others)
 
@@ -50,9 +53,21 @@ def status_bytes(field: str, process: int | str = "self") -> int | None:
 
 def private_bytes() -> int:
     """Bytes of memory that this process shares with no other; 0 where the kernel does not tell."""
+    return _rollup("Private_Clean") + _rollup("Private_Dirty")
+
+
+def _added_bytes(shared: int) -> int:
+    """Bytes that a fork holds beside its parent's; `shared`: of files, when it began.
+
+    What is private is not enough: pages of a library that strangers have loaded too are no less in memory.
+    """
+    return max(0, _rollup("Rss") - _rollup("Shared_Dirty") - shared)
+
+
+def _rollup(field: str) -> int:
     try:
         with open("/proc/self/smaps_rollup") as file:
-            return sum(int(line.split()[1]) * 1024 for line in file if line.startswith("Private_"))
+            return sum(int(line.split()[1]) * 1024 for line in file if line.startswith(f"{field}:"))
     except OSError:
         return 0
 
@@ -69,7 +84,7 @@ def answer(function: Callable[[], Any], known: Iterable[Any]) -> Any:
     Raises the ExpoError that it raises, and NoAnswer.
     """
     global _most
-    if sys.platform != "linux" or not alone():
+    if not is_safe():
         raise NoAnswer
     known, parent = list(known), os.getpid()
     try:
@@ -113,7 +128,7 @@ def _answer(function: Callable[[], Any], known: list[Any], parent: int, file: in
     """In the fork: leave (an error's class or nothing, the answer, bytes of memory) in the file, and end."""
     status = 1
     try:
-        held = status_bytes("VmRSS", parent) or 0
+        held, shared = status_bytes("VmRSS", parent) or 0, _rollup("Shared_Clean")
         end_with(parent)
         gc.freeze()  # the parent's objects stay in pages that both share
         try:
@@ -121,7 +136,7 @@ def _answer(function: Callable[[], Any], known: list[Any], parent: int, file: in
         except ExpoError as error:
             said = type(error).__name__, str(error)
         with os.fdopen(os.dup(file), "wb") as stream:
-            _Pickler(stream, known).dump((*said, held + private_bytes()))
+            _Pickler(stream, known).dump((*said, held + _added_bytes(shared)))
         status = 0
     finally:
         # Nothing of the parent's is to be tidied up here: no atexit, no buffers, no threads.

@@ -18,7 +18,7 @@ from expo.forks import NoAnswer, answer
 @pytest.fixture(autouse=True)
 def no_other_threads(monkeypatch):
     """Test runners have threads of their own, which hold no lock that these forks need."""
-    monkeypatch.setattr(forks, "alone", lambda: True)
+    monkeypatch.setattr(forks, "is_safe", lambda: True)
 
 
 def test_an_answer_comes_from_another_process_and_known_objects_in_it_are_this_ones():
@@ -92,6 +92,24 @@ def test_another_thread_means_no_fork(monkeypatch):
     finally:
         done.set()
         thread.join()
+
+
+def test_a_process_that_is_deaf_to_the_ends_of_its_children_makes_none(monkeypatch):
+    """A parent may leave SIGCHLD ignored; the system then forgets how a child ended."""
+    monkeypatch.undo()
+    code = """
+        from expo.forks import NoAnswer, answer, is_safe
+        assert not is_safe()
+        try:
+            answer(lambda: 1, [])
+        except NoAnswer:
+            print("none")
+    """
+    ignoring = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True,
+        preexec_fn=lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN),
+    )  # fmt: skip
+    assert ignoring.stdout == "none\n"
 
 
 def test_an_interrupt_ends_the_fork_too(tmp_path):

@@ -31,7 +31,7 @@ def forked(monkeypatch):
 
     monkeypatch.setattr(workers, "FORK_ABOVE", 0)
     # Other tests leave a thread behind (a progress bar's), which holds no lock that a worker needs.
-    monkeypatch.setattr(workers, "alone", lambda: True)
+    monkeypatch.setattr(workers, "is_safe", lambda: True)
     monkeypatch.setattr(os, "fork", counted)
     return forks
 

@@ -34,7 +34,8 @@ def open_checkpoint(
     files, tensors = _read_all(source, max_header)
     for part in source.folders:
         _add_folder(files, tensors, part.folder.name + "/", *_read_all(part, max_header))
-    checkpoint = Checkpoint(source, files, tensors, read_config(source), warnings=source.notes)
+    configs = {part.folder.name: read_config(part) for part in source.folders}
+    checkpoint = Checkpoint(source, files, tensors, read_config(source), warnings=source.notes, configs=configs)
     if not stored:
         checkpoint = dequantised(checkpoint)
     return with_adapters(checkpoint, max_header=max_header) if source.adapters else checkpoint

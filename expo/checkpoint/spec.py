@@ -48,6 +48,11 @@ class TensorSpec:
         return sum(part.n_bytes for part in self.parts) if own is None else own
 
 
+def folder_of(path: str) -> str:
+    """The folder that a file of a checkpoint lies in, or that a tensor's name begins with; "" for the model's own."""
+    return path.rpartition("/")[0]
+
+
 class View(Protocol):
     """A tensor that no file holds: computed block by block from stored ones, with bits that no reader's cuts change."""
 
@@ -121,11 +126,16 @@ class Checkpoint:
     extra_files: dict[str, WeightFile] = field(default_factory=dict)  # that only views read, and what decides them
     warnings: tuple[str, ...] = ()  # found while it was opened; the plan passes them on
     quantised: "Quantised | None" = None  # how its numbers are stored, where that is not as themselves
+    configs: Mapping[str, dict] = field(default_factory=dict)  # sub-folder -> its own config.json
 
     @property
     def every_file(self) -> tuple[WeightFile, ...]:
         """All files that decide its tensors' values: what identifies it."""
         return (*self.files.values(), *self.extra_files.values())
+
+    def config_of(self, spec: TensorSpec) -> dict:
+        """The config.json that describes one of its tensors: that of its folder, in a model made of several."""
+        return self.configs.get(folder_of(spec.file), self.config)
 
     @property
     def n_parameters(self) -> int:

@@ -31,4 +31,4 @@ def expected(planned: Plan, folder: Path) -> Checkpoint:
     own = planned.donor.source
     # The names of the files tell it apart from the donor, whose side files it has.
     source = Awaited(str(folder), own.folder, tuple(str(folder / file) for file in files), None, own.side_files)
-    return Checkpoint(source, files, tensors, planned.config)
+    return Checkpoint(source, files, tensors, planned.config, configs=planned.donor.configs)

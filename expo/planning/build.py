@@ -56,8 +56,10 @@ def plan(recipe: Recipe, inputs: Mapping[str, Checkpoint] | None = None, *, as_h
     found.problems += _unstated(sides.inputs[recipe.donor], picked)
     if recipe.shard_size and laid.inputs[recipe.donor].source.folders:
         found.problems.append("--shard-size: a model made of sub-folders keeps its files. Leave it out.")
-    # What a tokenizer or a layout lacks makes the rest not fit.
-    if problems := sides.problems or [*refused, *(laid.problems or found.problems)]:
+    # What a tokenizer or a layout lacks makes the rest not fit, and so do scales that are not there.
+    without_scales = any(own.quantised and own.quantised.problems for own in merged.values())
+    fitting = [] if without_scales else laid.problems or found.problems
+    if problems := sides.problems or [*refused, *fitting]:
         raise PlanError(problems)
     jobs, shards = _lay_out(recipe, sides.inputs[recipe.donor], found.matches, parameters)
     return Plan(
@@ -117,7 +119,8 @@ def _lay_out(
     recipe: Recipe, donor: Checkpoint, matches: list[Match], parameters: Mapping[str, dict[str, Any]]
 ) -> tuple[tuple[Job, ...], tuple[OutputShard, ...]]:
     """Matches -> jobs with offsets, shard by shard."""
-    noise_names = tied_heads(donor.tensors) if says_tied(donor) else {}
+    heads = tied_heads(donor.tensors)
+    noise_names = {head: heads[head] for head in heads if says_tied(donor, donor.tensors[head])}
     by_name = {match.name: match for match in matches}
     jobs: list[Job] = []
     shards: list[OutputShard] = []

@@ -61,9 +61,20 @@ def one_sided(
         parts.append(f"No change of layout brings them together: {why_not}")
     if rule := suggested_rename(missing, extra):
         parts.append(f"The names differ by a prefix: --rename '{rule}'.")
+    elif rule := _renamed_folder(missing, extra):
+        parts.append(f"They lie in folders of different names: --rename '{rule}'.")
     else:
         parts.append("To copy such tensors: --on-mismatch copy. To leave them out: --on-mismatch skip.")
     return "\n".join(parts)
+
+
+def _renamed_folder(missing: list[str], extra: list[str]) -> str | None:
+    """A rule that gives one folder of a model that is made of several the name of another."""
+    ours, theirs = ({name.rpartition("/")[0] for name in names} for names in (missing, extra))
+    if len(ours) != 1 or len(theirs) != 1 or ours == theirs:
+        return None
+    (new,), (old,) = ours, theirs
+    return f"{old and old + '/'}=>{new and new + '/'}"
 
 
 def suggested_rename(missing: list[str], extra: list[str]) -> str | None:

@@ -3,8 +3,7 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
-from expo.checkpoint.index import read_config
-from expo.checkpoint.spec import Checkpoint, TensorSpec
+from expo.checkpoint.spec import Checkpoint, TensorSpec, folder_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -13,7 +12,7 @@ class Component:
 
     folder: str  # "" for a model's own
     donor: Checkpoint
-    inputs: Mapping[str, Checkpoint]
+    inputs: Mapping[str, Checkpoint]  # all others, at least
     others: Mapping[str, dict[str, TensorSpec]]  # all inputs but the donor -> their tensors, as `--rename` calls them
 
     @property
@@ -36,23 +35,20 @@ def components(
     if not donor.source.folders:
         return [Component("", donor, inputs, others)]
     folders = ["", *(own.folder.name for own in donor.source.folders)]
-    return [
-        Component(
-            folder,
-            _part_of(donor, folder, folders),
-            {role: _part_of(whole, folder, folders) for role, whole in inputs.items()},
-            {role: _inside(table, folder, folders) for role, table in others.items()},
-        )
-        for folder in folders
-    ]
+    found = []
+    for folder in folders:
+        tables = {role: _inside(table, folder, folders) for role, table in others.items()}
+        parts = {role: _part_of(inputs[role], table) for role, table in tables.items()}
+        own = _part_of(donor, _inside(donor.tensors, folder, folders))
+        found.append(Component(folder, own, parts, tables))
+    return found
 
 
-def _part_of(whole: Checkpoint, folder: str, folders: Collection[str]) -> Checkpoint:
-    tensors = _inside(whole.tensors, folder, folders)
-    own = next((own for own in whole.source.folders if own.folder.name == folder), None)
-    if own is None:
-        return replace(whole, tensors=tensors)
-    return replace(whole, source=own, tensors=tensors, config=read_config(own))
+def _part_of(whole: Checkpoint, table: Mapping[str, TensorSpec]) -> Checkpoint:
+    """Some tensors with the source and config of the folder where they lie, whatever the output calls it."""
+    place = next((folder_of(spec.file) for spec in table.values()), "")
+    own = next((own for own in whole.source.folders if own.folder.name == place), whole.source)
+    return replace(whole, source=own, tensors=dict(table), config=whole.configs.get(place, whole.config))
 
 
 def _inside(table: Mapping[str, TensorSpec], folder: str, folders: Collection[str]) -> dict[str, TensorSpec]:

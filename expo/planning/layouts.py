@@ -30,6 +30,8 @@ def in_one_layout(recipe: Recipe, inputs: Mapping[str, Checkpoint], *, wanted: s
     donor = inputs[recipe.donor]
     others = {role: renamed(recipe, inputs[role], donor) for role in inputs if role != recipe.donor}
     one_config = wanted is not None or recipe.tower is not None
+    if one_config and (problems := _of_several(recipe, inputs, wanted)):
+        return InOneLayout(dict(inputs), problems=problems)
     parts = [Component("", donor, inputs, others)] if one_config else components(donor, inputs, others)
     if not one_config and not any(part.misfits for part in parts):
         return InOneLayout(dict(inputs))
@@ -41,6 +43,19 @@ def in_one_layout(recipe: Recipe, inputs: Mapping[str, Checkpoint], *, wanted: s
     found.inputs = dict(inputs)
     found.inputs |= {role: replace(inputs[role], tensors=table) for role, table in found.tables.items()}
     return found
+
+
+def _of_several(recipe: Recipe, inputs: Mapping[str, Checkpoint], wanted: str | None) -> list[str]:
+    """A sentence for each input that has several configs where one is asked for something."""
+    from expo.checkpoint.views.layouts import LAYOUTS
+
+    asked = "--tower" if recipe.tower else f"--layout {wanted}" if wanted in LAYOUTS else "a live model"
+    return [
+        f"{asked}: {role} ({checkpoint.source.label}) is made of sub-folders, each a model of its own. Give one of "
+        f"them, such as {checkpoint.source.folders[0].text}."
+        for role, checkpoint in inputs.items()
+        if checkpoint.source.folders
+    ]
 
 
 def _together(laid: Mapping[Component, InOneLayout]) -> InOneLayout:

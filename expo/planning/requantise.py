@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from expo.checkpoint.spec import Checkpoint
-from expo.checkpoint.views.quantised import stated_quantisation
 from expo.checkpoint.views.scaled import ScaledTensor
 from expo.dtypes import DType
 from expo.planning.jobs import Job, Operand, Requantised
@@ -34,7 +33,6 @@ def as_donor_stores(recipe: Recipe, donor: Checkpoint, matches: "list[Match]") -
         label = f"{recipe.donor} ({donor.source.label})"
         return Stored(matches, [f"--requantize writes {label}'s own format, and it holds no float8 with scales."])
     found, problems = [], []
-    powers = stated_quantisation(donor) or {}
     for match in matches:
         spec = match.spec
         if not isinstance(spec.view, ScaledTensor):
@@ -45,7 +43,7 @@ def as_donor_stores(recipe: Recipe, donor: Checkpoint, matches: "list[Match]") -
                     "--requantize keeps the donor's layout."
                 )
             continue
-        scaling = _requantised(spec.view, powers=powers.get("scale_fmt") == "ue8m0")
+        scaling = _requantised(spec.view, powers=spec.name in known.powers)
         found.append(replace(match, requantised=scaling))
         scale = spec.view.scale
         twin = replace(match, name=scale.name, spec=scale, operands=[Operand(recipe.donor, scale)], target=None)

@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
-from expo.checkpoint.spec import Checkpoint, TensorSpec
+from expo.checkpoint.spec import Checkpoint, TensorSpec, folder_of
 from expo.methods import find_method
 from expo.planning import complaints
 from expo.planning.jobs import Operand, Requantised, TiedPair
 from expo.planning.layouts import rename
 from expo.planning.targets import Target, Targets
-from expo.planning.tied import EMBEDDINGS, HEADS, embedding_of, ends_with, says_tied, tied_heads
+from expo.planning.tied import embedding_of, is_head, says_tied, tied_heads
 from expo.planning.vocabulary import is_vocabulary, row_runs
 from expo.recipe import Recipe
 
@@ -95,22 +95,24 @@ class Resolver:
 
     def _settle_heads(self, role: str, table: dict[str, TensorSpec]) -> None:
         """A tied head is the embedding: stored copies must agree, absent ones are read from the embedding."""
-        checkpoint = self.inputs[role]
-        ties = says_tied(checkpoint)
+        checkpoint, ours = self.inputs[role], self.donor.tensors
         for head, embedding in tied_heads(table).items():
-            other_lacks_it = role != self.donor_role and head not in self.donor.tensors
-            output_ties = says_tied(self.donor) and head in self.donor.tensors
-            may_tie = ties or output_ties or (ties is None and other_lacks_it)
+            ties = says_tied(checkpoint, table[head])
+            donor_ties = says_tied(self.donor, ours.get(head, ours.get(embedding)))
+            other_lacks_it = role != self.donor_role and head not in ours
+            may_tie = ties or (donor_ties and head in ours) or (ties is None and other_lacks_it)
             if may_tie and self.recipe.tied == "error":
                 self.found.tied.append(TiedPair(role, table[embedding].name, table[head].name))
-            if may_tie and other_lacks_it and says_tied(self.donor) is not False:
+            if may_tie and other_lacks_it and donor_ties is not False:
                 del table[head]
-        has_head = any(ends_with(name, HEADS) and not ends_with(name, EMBEDDINGS) for name in table)
-        if role == self.donor_role or ties is False or has_head:
+        if role == self.donor_role:
             return
-        for head in self.donor.tensors:
-            embedding = None if head in table else embedding_of(head, table)
-            if embedding and table[embedding].shape[1:] == self.donor.tensors[head].shape[1:]:
+        with_head = {folder_of(name) for name in table if is_head(name)}
+        for head in ours:
+            embedding = None if head in table or folder_of(head) in with_head else embedding_of(head, table)
+            if not embedding or says_tied(checkpoint, table[embedding]) is False:
+                continue
+            if table[embedding].shape[1:] == ours[head].shape[1:]:
                 table[head] = table[embedding]
 
     def _match(self, target: Target, absent: dict[str, list[str]]) -> None:

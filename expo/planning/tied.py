@@ -5,7 +5,7 @@ Nothing here lists architectures: heads and embeddings are known by the last par
 
 from collections.abc import Iterable, Mapping
 
-from expo.checkpoint.spec import Checkpoint, TensorSpec
+from expo.checkpoint.spec import Checkpoint, TensorSpec, folder_of
 
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight", "shared.weight",
               "tok_embeddings.weight", "embeddings.weight", "embedding.weight")  # fmt: skip
@@ -14,23 +14,29 @@ HEADS = ("lm_head.weight", "embed_out.weight", "output.weight", "output_layer.we
 
 
 def ends_with(name: str, endings: Iterable[str]) -> bool:
-    """True when whole dotted components at the end of `name` spell one of the endings."""
-    return any(name.endswith(ending) and name[: -len(ending)][-1:] in ("", ".") for ending in endings)
+    """True when whole dotted components at the end of `name` spell one of the endings, in whatever folder."""
+    return any(name.endswith(ending) and name[: -len(ending)][-1:] in ("", ".", "/") for ending in endings)
 
 
-def says_tied(checkpoint: Checkpoint) -> bool | None:
-    """What the config says of tie_word_embeddings; None where it says nothing."""
-    config = checkpoint.config
+def is_head(name: str) -> bool:
+    """True for the name of an output head that is no embedding."""
+    return ends_with(name, HEADS) and not ends_with(name, EMBEDDINGS)
+
+
+def says_tied(checkpoint: Checkpoint, spec: TensorSpec | None = None) -> bool | None:
+    """What the config, or that which describes a tensor, says of tie_word_embeddings; None where it says nothing."""
+    config = checkpoint.config_of(spec) if spec else checkpoint.config
     inner = config.get("text_config")
     said = config.get("tie_word_embeddings", inner.get("tie_word_embeddings") if isinstance(inner, dict) else None)
     return said if isinstance(said, bool) else None
 
 
 def embedding_of(head: str, tensors: Mapping[str, TensorSpec]) -> str | None:
-    """The input embedding that a head may be tied to: of the same width, stored beside it."""
+    """The input embedding that a head may be tied to: of the same width, stored beside it in its folder."""
     if not ends_with(head, HEADS):
         return None
-    found = [name for name in tensors if name != head and ends_with(name, EMBEDDINGS)]
+    own = folder_of(head)
+    found = [name for name in tensors if name != head and folder_of(name) == own and ends_with(name, EMBEDDINGS)]
     # An encoder-decoder has several: the shared one first, else the one nearest the head's own prefix.
     found.sort(key=lambda name: (not ends_with(name, ("shared.weight",)), name.count(".")))
     return found[0] if found else None
@@ -40,7 +46,7 @@ def tied_heads(tensors: Mapping[str, TensorSpec]) -> dict[str, str]:
     """Each stored head and the stored embedding of the same shape that it could be tied to."""
     heads = {}
     for name, spec in tensors.items():
-        if ends_with(name, HEADS) and not ends_with(name, EMBEDDINGS):
+        if is_head(name):
             embedding = embedding_of(name, tensors)
             if embedding and tensors[embedding].shape == spec.shape:
                 heads[name] = embedding

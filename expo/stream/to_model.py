@@ -111,6 +111,11 @@ def new_model(planned: Plan, *, dtype: str | None = None, trust_remote_code: boo
     import transformers
 
     donor = planned.donor
+    if donor.source.folders:
+        raise OutputError(
+            f"{donor.source.label} is made of sub-folders, each a model of its own. Give one of them, such as "
+            f"{donor.source.folders[0].text}."
+        )
     if not donor.config:
         raise OutputError(f"{donor.source.label} has no config.json, so transformers cannot tell its class.")
     if any(file.remote for file in donor.files.values()):

@@ -19,7 +19,7 @@ from typing import Any
 
 from expo.checkpoint.lent import Lender
 from expo.errors import ExpoError, Interrupted, again
-from expo.forks import alone, end_with, private_bytes
+from expo.forks import end_with, is_safe, private_bytes
 from expo.stream.pieces import Piece, Pieces
 from expo.stream.ranks import World, world
 
@@ -33,12 +33,11 @@ _STOP, _DONE, _PRIVATE, _TAKEN, _AT = range(5)  # rows of the board
 def can_fork(work: Pieces, workers: int) -> bool:
     """Whether processes are safe and worth it: on the CPU, and while no other thread may hold a lock."""
     return (
-        sys.platform == "linux"
-        and workers > 1
+        workers > 1
         and work.settings.device.type == "cpu"
         and not work.needs_threads
         and work.plan.n_bytes_written >= FORK_ABOVE
-        and alone()
+        and is_safe()
     )
 
 

@@ -71,7 +71,7 @@ def test_forks_are_lent_the_scales_too(float8, tmp_path, monkeypatch):
     hub.add("org/n", tmp_path / "n")
     expo.extrapolate(sft=tmp_path / "n", dpo=tmp_path / "m", output=tmp_path / "local", threads=1)
     monkeypatch.setattr(workers, "FORK_ABOVE", 0)
-    monkeypatch.setattr(workers, "alone", lambda: True)  # the stand-in's own threads hold nothing that a worker needs
+    monkeypatch.setattr(workers, "is_safe", lambda: True)  # the stand-in's own threads hold nothing that a worker needs
     forks, lone, mine, fork = [], RemoteFile.read_into, os.getpid(), os.fork
     monkeypatch.setattr(os, "fork", lambda: forks.append(fork()) or forks[-1])
 

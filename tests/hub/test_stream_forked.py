@@ -39,7 +39,7 @@ def hub(folders, read_from, monkeypatch):
     monkeypatch.setattr(blocks, "BLOCK", BLOCK)
     monkeypatch.setattr(workers, "FORK_ABOVE", 0)
     monkeypatch.setattr(workers, "_LEAD", 2)
-    monkeypatch.setattr(workers, "alone", lambda: True)  # the stand-in's own threads hold nothing that a worker needs
+    monkeypatch.setattr(workers, "is_safe", lambda: True)  # the stand-in's own threads hold nothing that a worker needs
     for name in ("sft", "back", "dpo"):
         read_from.add(f"org/{name}", folders / name)
     return read_from

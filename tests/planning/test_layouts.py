@@ -169,3 +169,13 @@ def test_a_view_of_experts_costs_no_more_memory_than_what_it_stands_for(saved):
     largest = [max(map(scratch_bytes, plan.jobs)) for plan in (plain, mixed)]
     assert largest[0] == largest[1] and peak_memory(mixed, 2) > peak_memory(plain, 2)  # which counts transformers
     assert mixed.n_bytes_read == plain.n_bytes_read
+
+
+@pytest.mark.parametrize("config", ["none", "empty"])
+def test_an_input_without_a_config_is_taken_for_the_donors_model(saved, config, tmp_path):
+    home = saved("mixtral")
+    bare = write_checkpoint(tmp_path / "sft", tensors_of(home / "sft/original"), config={})
+    if config == "none":
+        (bare / "config.json").unlink()
+    expo.extrapolate(sft=bare, dpo=home / "dpo/module", alpha=ALPHA, output=tmp_path / "out")
+    assert same(tensors_of(tmp_path / "out"), run(home, "module", "module", tmp_path / "within"))

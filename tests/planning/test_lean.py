@@ -103,7 +103,7 @@ def test_every_model_class_has_the_names_shapes_and_conversions_that_the_full_tr
 def test_what_the_lean_transformers_cannot_say_is_asked_of_the_full_one(monkeypatch):
     """A model that needs scipy or the compiler while it is built is refused by the fork, and then built here."""
     monkeypatch.setattr(lean, "_FULL", "no.such.module")
-    monkeypatch.setattr("expo.forks.alone", lambda: True)
+    monkeypatch.setattr("expo.forks.is_safe", lambda: True)
     said = lean.apart(
         lambda: "scipy" in sys.modules and sys.modules["scipy"] is None, [], is_whole=lambda is_lean: True
     )

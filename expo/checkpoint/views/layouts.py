@@ -109,7 +109,9 @@ class Layout:
     def _loaded(self, other: Checkpoint, tensors: Mapping[str, TensorSpec]) -> Loaded:
         config = other.config
         mine = self.architecture.model.config.model_type
-        if config.get("model_type", mine) == mine:
+        if not config.get("model_type"):
+            return self.architecture.load(tensors)
+        if config["model_type"] == mine:
             # The class decides the names; the other's own numbers decide what is missing.
             config = {**config, "model_type": mine, "architectures": [type(self.architecture.model).__name__]}
         found, _ = _architecture_of(config)

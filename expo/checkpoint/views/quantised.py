@@ -1,12 +1,12 @@
 """Which numbers of a checkpoint are quantised, and how: float8 with scales becomes views, other formats are named."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from expo.checkpoint.files import read_small
-from expo.checkpoint.spec import Checkpoint, TensorSpec
+from expo.checkpoint.spec import Checkpoint, TensorSpec, folder_of
 from expo.checkpoint.strict_json import parse_object, shown
 from expo.checkpoint.views.scaled import SCALE_TYPES, as_scaled, fitting_block
 from expo.errors import ExpoError
@@ -48,6 +48,7 @@ class Quantised:
         default_factory=dict
     )  # scales of activations, which mean nothing beside unquantised weights
     problems: tuple[str, ...] = ()
+    powers: frozenset[str] = frozenset()  # weights whose scales are to be powers of two
 
 
 def dequantised(checkpoint: Checkpoint) -> Checkpoint:
@@ -70,7 +71,36 @@ def dequantised(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def find(checkpoint: Checkpoint) -> Quantised | None:
-    """What a checkpoint's config, side files and tensors say of quantisation; None for nothing."""
+    """What a checkpoint's configs, side files and tensors say of quantisation; None for nothing."""
+    folders: dict[str, dict[str, TensorSpec]] = {}
+    for name, spec in checkpoint.tensors.items():
+        folders.setdefault(folder_of(spec.file) if checkpoint.configs else "", {})[name] = spec
+    found = []
+    for folder, tensors in folders.items():
+        source = next((own for own in checkpoint.source.folders if own.folder.name == folder), checkpoint.source)
+        part = replace(
+            checkpoint, source=source, tensors=tensors, config=checkpoint.configs.get(folder, checkpoint.config)
+        )
+        if own := _find(part):
+            found.append(own)
+    return _joined(found) if len(found) > 1 else next(iter(found), None)
+
+
+def _joined(found: Sequence[Quantised]) -> Quantised:
+    """What is said of several folders; a format that cannot be read decides."""
+    if unread := next((own for own in found if not own.scaled and not own.problems), None):
+        return unread
+    return Quantised(
+        " and ".join(dict.fromkeys(own.kind for own in found)),
+        {name: spec for own in found for name, spec in own.scaled.items()},
+        {name: spec for own in found for name, spec in own.dropped.items()},
+        tuple(text for own in found for text in own.problems),
+        frozenset().union(*(own.powers for own in found)),
+    )
+
+
+def _find(checkpoint: Checkpoint) -> Quantised | None:
+    """The same for one config."""
     stated = stated_quantisation(checkpoint)
     other = _other_format(stated or {}, checkpoint.tensors)
     if other:
@@ -110,7 +140,8 @@ def _paired(
         if _is_scale(name) and name not in used and name not in dropped:
             wrong.add("no weight", f"{name} is the scale of no float8 tensor.")
     kinds = sorted({_grain(spec) for spec in scaled.values()})
-    return Quantised(f"float8 with {' and '.join(kinds)} scales", scaled, dropped, wrong.sentences)
+    powers = frozenset(scaled if stated.get("scale_fmt") == "ue8m0" else ())
+    return Quantised(f"float8 with {' and '.join(kinds)} scales", scaled, dropped, wrong.sentences, powers)
 
 
 class Wrong:

@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -136,6 +136,11 @@ class Checkpoint:
     def config_of(self, spec: TensorSpec) -> dict:
         """The config.json that describes one of its tensors: that of its folder, in a model made of several."""
         return self.configs.get(folder_of(spec.file), self.config)
+
+    def part(self, folder: str, tensors: Mapping[str, TensorSpec]) -> "Checkpoint":
+        """Some of its tensors with the source and the config of one folder; with its own where that is none of its."""
+        own = next((own for own in self.source.folders if own.folder.name == folder), self.source)
+        return replace(self, source=own, tensors=dict(tensors), config=self.configs.get(folder, self.config))
 
     @property
     def n_parameters(self) -> int:

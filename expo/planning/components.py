@@ -1,7 +1,7 @@
 """What one config.json describes: a model, or one folder of a model that is made of several. No tensor data."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from expo.checkpoint.spec import Checkpoint, TensorSpec, folder_of
 
@@ -45,10 +45,8 @@ def components(
 
 
 def _part_of(whole: Checkpoint, table: Mapping[str, TensorSpec]) -> Checkpoint:
-    """Some tensors with the source and config of the folder where they lie, whatever the output calls it."""
-    place = next((folder_of(spec.file) for spec in table.values()), "")
-    own = next((own for own in whole.source.folders if own.folder.name == place), whole.source)
-    return replace(whole, source=own, tensors=dict(table), config=whole.configs.get(place, whole.config))
+    """A part as the folder where it lies describes it, whatever the output calls that."""
+    return whole.part(next((folder_of(spec.file) for spec in table.values()), ""), table)
 
 
 def _inside(table: Mapping[str, TensorSpec], folder: str, folders: Collection[str]) -> dict[str, TensorSpec]:

@@ -75,14 +75,7 @@ def find(checkpoint: Checkpoint) -> Quantised | None:
     folders: dict[str, dict[str, TensorSpec]] = {}
     for name, spec in checkpoint.tensors.items():
         folders.setdefault(folder_of(spec.file) if checkpoint.configs else "", {})[name] = spec
-    found = []
-    for folder, tensors in folders.items():
-        source = next((own for own in checkpoint.source.folders if own.folder.name == folder), checkpoint.source)
-        part = replace(
-            checkpoint, source=source, tensors=tensors, config=checkpoint.configs.get(folder, checkpoint.config)
-        )
-        if own := _find(part):
-            found.append(own)
+    found = [own for folder, tensors in folders.items() if (own := _find(checkpoint.part(folder, tensors)))]
     return _joined(found) if len(found) > 1 else next(iter(found), None)
 
 

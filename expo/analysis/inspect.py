@@ -123,7 +123,7 @@ def inspect_checkpoint(checkpoint: Checkpoint) -> Inspection:
         ),
         _layers(specs),
         says_tied(checkpoint),
-        tuple(tied_heads(checkpoint.tensors).items()),
+        tuple(tied_heads(checkpoint.tensors, checkpoint.configs).items()),
         tuple(name for name in checkpoint.tensors if ends_with(name, EMBEDDINGS)),
         _shared(specs),
         _quantised(checkpoint),

@@ -12,7 +12,7 @@ from expo.checkpoint.contents import TRAINER_FOLDER, check_whole, choose_weights
 from expo.checkpoint.files import DEFAULT_MAX_HEADER, check_inside
 from expo.checkpoint.pipelines import list_of, listed_folders, unlisted_weights, weights_in
 from expo.checkpoint.remote import RemoteFile
-from expo.checkpoint.spec import Source
+from expo.checkpoint.spec import Source, folder_of
 from expo.checkpoint.views.unquantised import named_base
 from expo.checkpoint.weight_map import read_weight_map
 from expo.errors import AdapterNotModel, MissingSource, NotACheckpoint, UnreadableFile, UnsupportedFormat, nearest
@@ -104,7 +104,8 @@ def _folders(
             _check_files(inside, () if f"{name}/{first}" in remote else (first,))
             weights, index = _shards(inside, first, max_header)
             own = {file: remote[f"{name}/{file}"] for file in weights if f"{name}/{file}" in remote}
-            found.append(Source(str(inside), inside, weights, index, ("config.json",), remote=own))
+            beside = [file.removeprefix(f"{name}/") for file in names if folder_of(file) == name and is_side_file(file)]
+            found.append(Source(str(inside), inside, weights, index, tuple(beside), remote=own))
     others = unlisted_weights(names, named)
     said = (
         f"{folder.name}: {listed} does not list {', '.join(others)}, whose weights are not written." if others else ""

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -48,9 +48,15 @@ class TensorSpec:
         return sum(part.n_bytes for part in self.parts) if own is None else own
 
 
-def folder_of(path: str) -> str:
-    """The folder that a file of a checkpoint lies in, or that a tensor's name begins with; "" for the model's own."""
-    return path.rpartition("/")[0]
+def folder_of(file: str) -> str:
+    """The folder that a file of a checkpoint lies in; "" for the model's own."""
+    return file.rpartition("/")[0]
+
+
+def split_name(name: str, folders: Collection[str]) -> tuple[str, str]:
+    """(folder, own name) of a tensor of a model that is made of folders; ("", name) outside of them."""
+    first, slash, rest = name.partition("/")
+    return (first, rest) if slash and first in folders else ("", name)
 
 
 class View(Protocol):

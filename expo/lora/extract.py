@@ -66,6 +66,8 @@ class _Job:
     def __init__(self, base, tuned, rank, dtype, include, exclude, save_modules, rename):
         recipe = extrapolation(sft="base", dpo="tuned", rename=rename, **_COPYING)
         self.base, self.tuned = (c if isinstance(c, Checkpoint) else open_checkpoint(c) for c in (base, tuned))
+        if several := [complaints.of_several(own) for own in (self.base, self.tuned) if own.source.folders]:
+            raise PlanError(several)
         if problems := quantised({"base": self.base, "tuned": self.tuned}):
             raise PlanError(problems)
         pairing = pair_up(recipe, dict(zip(recipe.models, (self.base, self.tuned), strict=True)))

@@ -1,6 +1,6 @@
 """The checkpoint that a plan will have written, before it is: what a later stage is planned from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import xxhash
@@ -30,5 +30,7 @@ def expected(planned: Plan, folder: Path) -> Checkpoint:
     }
     own = planned.donor.source
     # The names of the files tell it apart from the donor, whose side files it has.
-    source = Awaited(str(folder), own.folder, tuple(str(folder / file) for file in files), None, own.side_files)
-    return Checkpoint(source, files, tensors, planned.config, configs=planned.donor.configs)
+    weights = tuple(str(folder / file) for file in files)
+    folders = tuple(replace(part, text=str(folder / part.folder.name)) for part in own.folders)
+    source = Awaited(str(folder), own.folder, weights, None, own.side_files, folders=folders)
+    return Checkpoint(source, files, tensors, planned.config, configs=planned.configs)

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from expo.checkpoint.pipelines import own_name
-from expo.checkpoint.spec import Checkpoint
+from expo.checkpoint.spec import Checkpoint, folder_of, split_name
 from expo.errors import PlanError
 from expo.methods import Method, find_method
 from expo.output.header import order_in_shard, shard_header
@@ -57,7 +57,10 @@ def plan(recipe: Recipe, inputs: Mapping[str, Checkpoint] | None = None, *, as_h
     if recipe.shard_size and laid.inputs[recipe.donor].source.folders:
         found.problems.append("--shard-size: a model made of sub-folders keeps its files. Leave it out.")
     # What a tokenizer or a layout lacks makes the rest not fit, and so do scales that are not there.
-    without_scales = any(own.quantised and own.quantised.problems for own in merged.values())
+    without_scales = any(
+        own.quantised and (own.quantised.problems or (own.configs and not own.quantised.scaled))
+        for own in merged.values()
+    )
     fitting = [] if without_scales else laid.problems or found.problems
     if problems := sides.problems or [*refused, *fitting]:
         raise PlanError(problems)
@@ -95,7 +98,12 @@ def _unstated(donor: Checkpoint, picked: tuple[PickedLayers, ...]) -> list[str]:
 
 
 def _tokenizer_warnings(donor: Checkpoint, inputs: Mapping[str, Checkpoint]) -> list[str]:
-    found = (tokenizer_warning(donor, other) for other in inputs.values() if other is not donor)
+    found = (
+        tokenizer_warning(donor.part(folder, {}), other.part(folder, {}))
+        for other in inputs.values()
+        for folder in ("", *donor.configs)
+        if other is not donor and (not folder or folder in other.configs)
+    )
     return [warning for warning in found if warning]
 
 
@@ -119,7 +127,7 @@ def _lay_out(
     recipe: Recipe, donor: Checkpoint, matches: list[Match], parameters: Mapping[str, dict[str, Any]]
 ) -> tuple[tuple[Job, ...], tuple[OutputShard, ...]]:
     """Matches -> jobs with offsets, shard by shard."""
-    heads = tied_heads(donor.tensors)
+    heads = tied_heads(donor.tensors, donor.configs)
     noise_names = {head: heads[head] for head in heads if says_tied(donor, donor.tensors[head])}
     by_name = {match.name: match for match in matches}
     jobs: list[Job] = []
@@ -178,10 +186,10 @@ def _assign(recipe: Recipe, donor: Checkpoint, matches: list[Match]) -> list[tup
         groups = _by_size(recipe, matches, room)
         return [(_numbered(i, len(groups)), names, {"format": "pt"}) for i, names in enumerate(groups)]
     names_in: dict[str, list[str]] = {file: [] for file in donor.files}
-    last = next(reversed(names_in))
+    last = {folder_of(file) if donor.configs else "": file for file in names_in}  # folder -> where extra tensors go
     for match in matches:
         spec = match.spec if match.requantised else donor.tensors.get(match.name)
-        names_in[spec.file if spec else last].append(match.name)
+        names_in[spec.file if spec else last[split_name(match.name, donor.configs)[0]]].append(match.name)
     filled = {file: names for file, names in names_in.items() if names}
     if len(filled) < len(names_in) and not donor.source.folders:  # a policy emptied a shard: "-of-" must count the rest
         return [(_numbered(i, len(filled)), names, {"format": "pt"}) for i, names in enumerate(filled.values())]

@@ -2,7 +2,7 @@
 
 from os.path import commonprefix
 
-from expo.checkpoint.spec import Checkpoint, TensorSpec
+from expo.checkpoint.spec import Checkpoint, TensorSpec, split_name
 
 SHOWN = 8  # names listed before the rest is counted
 
@@ -42,6 +42,14 @@ def rename_collides(role: str, first: str, second: str, renamed: str) -> str:
     return f"--rename gives two tensors of {role} one name: {first} and {second} both become {renamed}."
 
 
+def of_several(checkpoint: Checkpoint) -> str:
+    """Why something that needs one config.json cannot be done on a model made of folders."""
+    first = checkpoint.source.folders[0].text
+    return (
+        f"{checkpoint.source.label} is made of sub-folders, each a model of its own. Give one of them, such as {first}."
+    )
+
+
 def one_sided(
     donor: str,
     checkpoint: Checkpoint,
@@ -61,20 +69,22 @@ def one_sided(
         parts.append(f"No change of layout brings them together: {why_not}")
     if rule := suggested_rename(missing, extra):
         parts.append(f"The names differ by a prefix: --rename '{rule}'.")
-    elif rule := _renamed_folder(missing, extra):
+    elif rule := _renamed_folder(checkpoint, missing, other, extra):
         parts.append(f"They lie in folders of different names: --rename '{rule}'.")
     else:
         parts.append("To copy such tensors: --on-mismatch copy. To leave them out: --on-mismatch skip.")
     return "\n".join(parts)
 
 
-def _renamed_folder(missing: list[str], extra: list[str]) -> str | None:
-    """A rule that gives one folder of a model that is made of several the name of another."""
-    ours, theirs = ({name.rpartition("/")[0] for name in names} for names in (missing, extra))
+def _renamed_folder(donor: Checkpoint, missing: list[str], other: Checkpoint, extra: list[str]) -> str | None:
+    """A rule that gives a folder that only one side has the name of one that only the other has."""
+    ours = {split_name(name, donor.configs)[0] for name in missing}
+    theirs = {split_name(name, other.configs)[0] for name in extra}
     if len(ours) != 1 or len(theirs) != 1 or ours == theirs:
         return None
-    (new,), (old,) = ours, theirs
-    return f"{old and old + '/'}=>{new and new + '/'}"
+    new, old = (f"{folder}/" if folder else "" for folder in (*ours, *theirs))
+    fits = any(new + name.removeprefix(old) in set(missing) for name in extra)
+    return f"{old}=>{new}" if fits else None
 
 
 def suggested_rename(missing: list[str], extra: list[str]) -> str | None:

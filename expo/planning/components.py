@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from expo.checkpoint.spec import Checkpoint, TensorSpec, folder_of
+from expo.checkpoint.spec import Checkpoint, TensorSpec, folder_of, split_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,10 +51,5 @@ def _part_of(whole: Checkpoint, table: Mapping[str, TensorSpec]) -> Checkpoint:
 
 def _inside(table: Mapping[str, TensorSpec], folder: str, folders: Collection[str]) -> dict[str, TensorSpec]:
     """A folder's tensors under their own names; for "" those of no folder."""
-    found = {}
-    for name, spec in table.items():
-        first, slash, rest = name.partition("/")
-        place, own = (first, rest) if slash and first in folders else ("", name)
-        if place == folder:
-            found[own] = spec
-    return found
+    split = ((*split_name(name, folders), spec) for name, spec in table.items())
+    return {own: spec for place, own, spec in split if place == folder}

@@ -144,7 +144,11 @@ class Plan:
     @property
     def side_files(self) -> tuple[str, ...]:
         """The donor's, less those that say how its numbers are stored where the output's are not."""
-        return tuple(name for name in self.donor.source.side_files if not (self.unquantises and name in FILES))
+        names = self.donor.source.side_files
+        if not self.unquantises:
+            return names
+        beside = {f"{folder}/{name}" for folder in self.donor.configs for name in FILES}
+        return tuple(name for name in names if name not in FILES and name not in beside)
 
     @property
     def dropped_entries(self) -> tuple[str, ...]:
@@ -155,6 +159,14 @@ class Plan:
     def config(self) -> dict[str, Any]:
         """The donor's config as the output has it, but for the number of layers."""
         return without_entries(self.donor.config) if self.unquantises else self.donor.config
+
+    @property
+    def configs(self) -> dict[str, dict[str, Any]]:
+        """The same of each sub-folder."""
+        return {
+            folder: without_entries(config) if self.unquantises else config
+            for folder, config in self.donor.configs.items()
+        }
 
     @property
     def n_bytes_written(self) -> int:

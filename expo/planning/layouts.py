@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from expo.checkpoint.spec import Checkpoint, TensorSpec
+from expo.planning.complaints import of_several
 from expo.planning.components import Component, components
 from expo.planning.lean import apart
 from expo.recipe import Recipe
@@ -30,7 +31,7 @@ def in_one_layout(recipe: Recipe, inputs: Mapping[str, Checkpoint], *, wanted: s
     donor = inputs[recipe.donor]
     others = {role: renamed(recipe, inputs[role], donor) for role in inputs if role != recipe.donor}
     one_config = wanted is not None or recipe.tower is not None
-    if one_config and (problems := _of_several(recipe, inputs, wanted)):
+    if problems := _of_several(recipe, inputs, wanted):
         return InOneLayout(dict(inputs), problems=problems)
     parts = [Component("", donor, inputs, others)] if one_config else components(donor, inputs, others)
     if not one_config and not any(part.misfits for part in parts):
@@ -49,12 +50,13 @@ def _of_several(recipe: Recipe, inputs: Mapping[str, Checkpoint], wanted: str | 
     """A sentence for each input that has several configs where one is asked for something."""
     from expo.checkpoint.views.layouts import LAYOUTS
 
-    asked = "--tower" if recipe.tower else f"--layout {wanted}" if wanted in LAYOUTS else "a live model"
+    sliced = any(part.n_layers is not None for module in recipe.parts for part in module.slices)
+    live = "a live model" if wanted else "slices" if sliced else None
+    asked = "--tower" if recipe.tower else f"--layout {wanted}" if wanted in LAYOUTS else live
+    if asked is None:
+        return []
     return [
-        f"{asked}: {role} ({checkpoint.source.label}) is made of sub-folders, each a model of its own. Give one of "
-        f"them, such as {checkpoint.source.folders[0].text}."
-        for role, checkpoint in inputs.items()
-        if checkpoint.source.folders
+        f"{asked}: {role}: {of_several(checkpoint)}" for role, checkpoint in inputs.items() if checkpoint.source.folders
     ]
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
-from expo.checkpoint.spec import Checkpoint, TensorSpec, folder_of
+from expo.checkpoint.spec import Checkpoint, TensorSpec, split_name
 from expo.methods import find_method
 from expo.planning import complaints
 from expo.planning.jobs import Operand, Requantised, TiedPair
@@ -56,6 +56,7 @@ class Resolver:
         self.donor_role = recipe.donor
         self.donor = inputs[self.donor_role]
         self.others = [role for role in inputs if role != self.donor_role]
+        self.folders = {folder for checkpoint in inputs.values() for folder in checkpoint.configs}
         self.found = Resolution()
         self.tables = {role: self._table(role) for role in inputs}
 
@@ -96,7 +97,9 @@ class Resolver:
     def _settle_heads(self, role: str, table: dict[str, TensorSpec]) -> None:
         """A tied head is the embedding: stored copies must agree, absent ones are read from the embedding."""
         checkpoint, ours = self.inputs[role], self.donor.tensors
-        for head, embedding in tied_heads(table).items():
+        for head, embedding in tied_heads(table, self.folders).items():
+            if self._is_foreign(head):
+                continue
             ties = says_tied(checkpoint, table[head])
             donor_ties = says_tied(self.donor, ours.get(head, ours.get(embedding)))
             other_lacks_it = role != self.donor_role and head not in ours
@@ -107,9 +110,11 @@ class Resolver:
                 del table[head]
         if role == self.donor_role:
             return
-        with_head = {folder_of(name) for name in table if is_head(name)}
+        split = (split_name(name, self.folders) for name in table)
+        with_head = {place for place, own in split if is_head(own)}
         for head in ours:
-            embedding = None if head in table or folder_of(head) in with_head else embedding_of(head, table)
+            has_one = head in table or split_name(head, self.folders)[0] in with_head
+            embedding = None if has_one else embedding_of(head, table, self.folders)
             if not embedding or says_tied(checkpoint, table[embedding]) is False:
                 continue
             if table[embedding].shape[1:] == ours[head].shape[1:]:
@@ -185,9 +190,18 @@ class Resolver:
     def _settle_extra(self, role: str) -> None:
         """Tensors that the donor lacks: left out, or copied behind the donor's own, by name."""
         taken = {match.name for match in self.found.matches}
-        for name in sorted(set(self.tables[role]) - set(self.donor.tensors) - taken):
-            if self.recipe.on_mismatch == "copy":
+        extra = sorted(set(self.tables[role]) - set(self.donor.tensors) - taken)
+        foreign = sorted({split_name(name, self.folders)[0] for name in extra if self._is_foreign(name)})
+        if foreign and self.recipe.on_mismatch == "copy":
+            self.found.warnings.append(f"only {role} has the folder {', '.join(foreign)}, whose tensors are left out")
+        for name in extra:
+            if self.recipe.on_mismatch == "copy" and not self._is_foreign(name):
                 spec = self.tables[role][name]
                 self.found.matches.append(Match(name, spec, [Operand(role, spec)]))
             elif name not in self.found.left_out:
                 self.found.left_out.append(name)
+
+    def _is_foreign(self, name: str) -> bool:
+        """Whether a tensor lies in a folder that the donor, which is made of others or of none, does not have."""
+        folder, _ = split_name(name, self.folders)
+        return bool(folder) and folder not in self.donor.configs

@@ -3,9 +3,9 @@
 Nothing here lists architectures: heads and embeddings are known by the last parts of their names.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
-from expo.checkpoint.spec import Checkpoint, TensorSpec, folder_of
+from expo.checkpoint.spec import Checkpoint, TensorSpec, split_name
 
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight", "shared.weight",
               "tok_embeddings.weight", "embeddings.weight", "embedding.weight")  # fmt: skip
@@ -14,8 +14,8 @@ HEADS = ("lm_head.weight", "embed_out.weight", "output.weight", "output_layer.we
 
 
 def ends_with(name: str, endings: Iterable[str]) -> bool:
-    """True when whole dotted components at the end of `name` spell one of the endings, in whatever folder."""
-    return any(name.endswith(ending) and name[: -len(ending)][-1:] in ("", ".", "/") for ending in endings)
+    """True when whole dotted components at the end of `name` spell one of the endings."""
+    return any(name.endswith(ending) and name[: -len(ending)][-1:] in ("", ".") for ending in endings)
 
 
 def is_head(name: str) -> bool:
@@ -31,23 +31,27 @@ def says_tied(checkpoint: Checkpoint, spec: TensorSpec | None = None) -> bool | 
     return said if isinstance(said, bool) else None
 
 
-def embedding_of(head: str, tensors: Mapping[str, TensorSpec]) -> str | None:
-    """The input embedding that a head may be tied to: of the same width, stored beside it in its folder."""
-    if not ends_with(head, HEADS):
+def embedding_of(head: str, tensors: Mapping[str, TensorSpec], folders: Collection[str] = ()) -> str | None:
+    """The input embedding that a head may be tied to: of the same width, stored beside it.
+
+    folders: of a model that is made of several; a head's embedding lies in its own.
+    """
+    place, own = split_name(head, folders)
+    if not ends_with(own, HEADS):
         return None
-    own = folder_of(head)
-    found = [name for name in tensors if name != head and folder_of(name) == own and ends_with(name, EMBEDDINGS)]
+    split = ((name, *split_name(name, folders)) for name in tensors if name != head)
+    found = [name for name, beside, other in split if beside == place and ends_with(other, EMBEDDINGS)]
     # An encoder-decoder has several: the shared one first, else the one nearest the head's own prefix.
     found.sort(key=lambda name: (not ends_with(name, ("shared.weight",)), name.count(".")))
     return found[0] if found else None
 
 
-def tied_heads(tensors: Mapping[str, TensorSpec]) -> dict[str, str]:
-    """Each stored head and the stored embedding of the same shape that it could be tied to."""
+def tied_heads(tensors: Mapping[str, TensorSpec], folders: Collection[str] = ()) -> dict[str, str]:
+    """Each stored head and the stored embedding of the same shape that it could be tied to; folders: as above."""
     heads = {}
     for name, spec in tensors.items():
-        if is_head(name):
-            embedding = embedding_of(name, tensors)
+        if is_head(split_name(name, folders)[1]):
+            embedding = embedding_of(name, tensors, folders)
             if embedding and tensors[embedding].shape == spec.shape:
                 heads[name] = embedding
     return heads

@@ -1,8 +1,10 @@
 """Vocabularies of different length: which rows of one embedding are which rows of another."""
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
-from expo.checkpoint.spec import Checkpoint, TensorSpec
+from expo.checkpoint.spec import Checkpoint, TensorSpec, folder_of
 from expo.planning.jobs import RowRun
 from expo.planning.tied import EMBEDDINGS, HEADS, ends_with
 
@@ -11,14 +13,15 @@ def is_vocabulary(spec: TensorSpec, donor: Checkpoint, other_spec: TensorSpec, o
     """True when two tensors differ only in their number of rows, and a row is a token."""
     if not spec.shape or len(spec.shape) != len(other_spec.shape) or spec.shape[1:] != other_spec.shape[1:]:
         return False
-    sized = (spec.shape[0], other_spec.shape[0]) == (_vocab_size(donor), _vocab_size(other))
+    stated = (_vocab_size(donor.config_of(spec)), _vocab_size(other.config_of(other_spec)))
+    sized = (spec.shape[0], other_spec.shape[0]) == stated
     return sized or ends_with(spec.name, (*EMBEDDINGS, *HEADS))
 
 
 def row_runs(spec: TensorSpec, donor: Checkpoint, other_spec: TensorSpec, other: Checkpoint) -> tuple[RowRun, ...]:
     """Where `other` keeps each row of the donor's tensor: by token where the tokenizers can be read, else by number."""
     n_rows, n_other = spec.shape[0], other_spec.shape[0]
-    ours, theirs = tokens(donor), tokens(other)
+    ours, theirs = (tokens(own.part(folder_of(one.file), {})) for own, one in ((donor, spec), (other, other_spec)))
     if ours and theirs and ours != theirs:
         by_row = {row: theirs.get(token) for token, row in ours.items()}
         sources = [by_row.get(row) for row in range(n_rows)]
@@ -75,6 +78,6 @@ def tokenizer_warning(donor: Checkpoint, other: Checkpoint) -> str | None:
     )
 
 
-def _vocab_size(checkpoint: Checkpoint) -> int | None:
-    inner = checkpoint.config.get("text_config")
-    return checkpoint.config.get("vocab_size", inner.get("vocab_size") if isinstance(inner, dict) else None)
+def _vocab_size(config: Mapping[str, Any]) -> int | None:
+    inner = config.get("text_config")
+    return config.get("vocab_size", inner.get("vocab_size") if isinstance(inner, dict) else None)

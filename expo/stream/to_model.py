@@ -15,6 +15,7 @@ from expo.output.layers import relayer
 from expo.output.model import ModelSink
 from expo.planning import Plan, plan
 from expo.planning.budget import default_threads
+from expo.planning.complaints import of_several
 from expo.planning.identity import every_input
 from expo.recipe import Recipe, read_recipe
 from expo.stream.loop import Stream, report_of, settings_for
@@ -112,10 +113,7 @@ def new_model(planned: Plan, *, dtype: str | None = None, trust_remote_code: boo
 
     donor = planned.donor
     if donor.source.folders:
-        raise OutputError(
-            f"{donor.source.label} is made of sub-folders, each a model of its own. Give one of them, such as "
-            f"{donor.source.folders[0].text}."
-        )
+        raise OutputError(of_several(donor))
     if not donor.config:
         raise OutputError(f"{donor.source.label} has no config.json, so transformers cannot tell its class.")
     if any(file.remote for file in donor.files.values()):

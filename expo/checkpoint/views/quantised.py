@@ -75,7 +75,10 @@ def find(checkpoint: Checkpoint) -> Quantised | None:
     folders: dict[str, dict[str, TensorSpec]] = {}
     for name, spec in checkpoint.tensors.items():
         folders.setdefault(folder_of(spec.file) if checkpoint.configs else "", {})[name] = spec
-    found = [own for folder, tensors in folders.items() if (own := _find(checkpoint.part(folder, tensors)))]
+    found = []
+    for folder, tensors in folders.items():
+        if own := _find(checkpoint.part(folder, tensors)):
+            found.append(replace(own, kind=f"{own.kind} in {folder}") if folder and not own.scaled else own)
     return _joined(found) if len(found) > 1 else next(iter(found), None)
 
 

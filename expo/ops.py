@@ -6,6 +6,7 @@ separate mul, add, sub, compare, where, casts, and integer operations on the bit
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import numpy as np
 import torch
@@ -22,12 +23,23 @@ _COUNTERS = np.arange(1 << 15, dtype=np.uint32)
 @contextmanager
 def one_thread() -> Iterator[None]:
     """torch's own threads off, and back: expo's work on whole segments, and no result depends on the cores."""
+    _begin_vector_math()
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@cache
+def _begin_vector_math() -> None:
+    """Call one of torch's vector functions (sqrt, exp, log), before threads do.
+
+    Where two threads make a process's first call together, one of them may be given the library's fast answers, of
+    half the digits (measured with MKL: 3 in 1,000 such calls, 1.7e-4 off; none in 2,800 after a call by one thread).
+    """
+    torch.ones(64).sqrt_()
 
 
 def torch_dtype(dtype: DType) -> torch.dtype:

@@ -5,10 +5,11 @@ sub-folder are called FOLDER/name inside expo, and by their own names in its fil
 """
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from expo.checkpoint.contents import TRAINER_FILE, choose_weights
 from expo.checkpoint.files import read_small
+from expo.checkpoint.spec import folder_of
 from expo.checkpoint.strict_json import parse_value, shown
 from expo.errors import MalformedJson, NotACheckpoint
 
@@ -69,15 +70,15 @@ def weights_in(folder: str, names: Iterable[str], where: str) -> str | None:
 
 def own_name(name: str, file: str) -> str:
     """What a tensor is called in its file."""
-    folder = str(PurePosixPath(file).parent)
-    return name.removeprefix(folder + "/") if folder != "." else name
+    folder = folder_of(file)
+    return name.removeprefix(folder + "/") if folder else name
 
 
 def by_folder(files: Sequence[str]) -> dict[str, list[str]]:
     """Files of one model by the folder that they lie in; "" for the model's own."""
     found: dict[str, list[str]] = {}
     for file in files:
-        found.setdefault("/".join(PurePosixPath(file).parts[:-1]), []).append(file)
+        found.setdefault(folder_of(file), []).append(file)
     return found
 
 

@@ -180,8 +180,7 @@ def _n_bytes(dtype, shape) -> int:
 
 def _assign(recipe: Recipe, donor: Checkpoint, matches: list[Match]) -> list[tuple[str, list[str], dict[str, str]]]:
     """(file, tensor names, metadata) for each output shard: the donor's, or new ones of a wanted size."""
-    sliced = any(part.n_layers is not None for module in recipe.parts for part in module.slices)
-    room = recipe.shard_size or (max(file.n_bytes for file in donor.files.values()) if sliced else None)
+    room = recipe.shard_size or (max(file.n_bytes for file in donor.files.values()) if recipe.is_sliced else None)
     if room:
         groups = _by_size(recipe, matches, room)
         return [(_numbered(i, len(groups)), names, {"format": "pt"}) for i, names in enumerate(groups)]

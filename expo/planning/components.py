@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from expo.checkpoint.spec import Checkpoint, TensorSpec, folder_of, split_name
 
@@ -15,7 +16,7 @@ class Component:
     inputs: Mapping[str, Checkpoint]  # all others, at least
     others: Mapping[str, dict[str, TensorSpec]]  # all inputs but the donor -> their tensors, as `--rename` calls them
 
-    @property
+    @cached_property
     def misfits(self) -> list[str]:
         """The inputs that a change of layout may help."""
         from expo.checkpoint.views.layouts import fits_as_stored

@@ -50,8 +50,7 @@ def _of_several(recipe: Recipe, inputs: Mapping[str, Checkpoint], wanted: str | 
     """A sentence for each input that has several configs where one is asked for something."""
     from expo.checkpoint.views.layouts import LAYOUTS
 
-    sliced = any(part.n_layers is not None for module in recipe.parts for part in module.slices)
-    live = "a live model" if wanted else "slices" if sliced else None
+    live = "a live model" if wanted else "slices" if recipe.is_sliced else None
     asked = "--tower" if recipe.tower else f"--layout {wanted}" if wanted in LAYOUTS else live
     if asked is None:
         return []

@@ -74,7 +74,7 @@ class Resolver:
         self.found.problems += targets.problems
         self.found.warnings += targets.notes
         for role in self.others:
-            if targets.sliced:
+            if self.recipe.is_sliced:
                 self._report_absent(role, absent.get(role, []))
             else:
                 self._report_missing(role)

@@ -39,7 +39,6 @@ class Targets:
         self.recipe, self.method, self.tables, self.config = recipe, method, tables, config  # config: the donor's
         self.problems: list[str] = []
         self.notes: list[str] = []
-        self.sliced = any(part.n_layers is not None for module in recipe.parts for part in module.slices)
 
     def __iter__(self) -> Iterator[Target]:
         takers: dict[str, str | None] = {}

@@ -100,6 +100,11 @@ class Recipe:
         return self.modules or (Module((Slice(tuple(Source(name) for name in self.models)),)),)
 
     @property
+    def is_sliced(self) -> bool:
+        """Whether layers are picked, so that the output's may not be the donor's."""
+        return any(part.n_layers is not None for module in self.parts for part in module.slices)
+
+    @property
     def merged(self) -> set[str]:
         """The models that give tensors or config; the others only lend rows to a tokenizer."""
         parts = [part for module in self.parts for part in module.slices]
